@@ -1,0 +1,49 @@
+# Everything runs in the checkout's own .venv; `make demo` and `make test` need Python 3.11+, make and git only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check static format benchmarks clean
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldloop needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## create .venv with the pinned versions of constraints.txt
+
+GAME := Riverraid
+DATASET := data/riverraid_frames.h5
+
+$(DATASET): | $(READY)
+	$(BIN)/worldloop data record --env ALE/$(GAME)-v5 --frames 4000 --size 64 --seed 0 --out $@
+
+demo: $(READY) $(DATASET)  ## record a real game, train the three stages through their gates, run the inference gate
+	$(BIN)/worldloop train --profile demo --dataset $(DATASET)
+
+test: $(READY)  ## all tests
+	$(BIN)/pytest
+
+static: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: static test  ## all that CI runs
+
+format: $(READY)  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(READY)  ## the figures of docs/benchmarks.md
+	$(BIN)/python benchmarks/gate_turnaround.py
+
+clean:  ## remove .venv and caches; runs/ and data/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The five services, the control CLI and the embedded stack."""

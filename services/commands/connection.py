@@ -1,0 +1,87 @@
+"""The bus a command works on: an existing server, else the embedded stack."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from services import stack
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.protocol import Bus
+from shared.errors import BusError
+from shared.settings import Settings
+
+LOOK_SEC = 2.0
+"""How long to look for a server whose absence is no error."""
+
+
+def server_url(nats_url: str | None, settings: Settings) -> str | None:
+    """`--nats-url`, WORLDLOOP_NATS_URL, else the embedded stack's server if that is up."""
+    if named := nats_url or settings.nats_url:
+        return named
+    running = stack.state(settings)
+    return running.url if running is not None and running.alive else None
+
+
+@contextlib.asynccontextmanager
+async def connect(nats_url: str | None) -> AsyncIterator[Bus]:
+    """The bus of a server that must be there.
+
+    Raises:
+        BusError: There is none.
+    """
+    url = server_url(nats_url, Settings())
+    if url is None:
+        raise BusError("no server: start the embedded stack with `worldloop up`, or give --nats-url")
+    bus = await JetStreamBus.connect(url)
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def connect_if_up(nats_url: str | None) -> AsyncIterator[Bus | None]:
+    """The bus of a server if there is one; none otherwise, unless a server was named.
+
+    Raises:
+        BusError: The named server is not there.
+    """
+    settings = Settings()
+    url = server_url(nats_url, settings)
+    named = nats_url or settings.nats_url
+    bus: JetStreamBus | None = None
+    if url is not None:
+        try:
+            bus = await JetStreamBus.connect(url, wait_sec=LOOK_SEC)
+        except BusError:
+            if named:
+                raise
+    try:
+        yield bus
+    finally:
+        if bus is not None:
+            await bus.close()
+
+
+def start_stack_if_needed(nats_url: str | None) -> stack.StackState | None:
+    """Start the embedded stack unless there is a server. Not from inside an event loop.
+
+    Returns:
+        The stack, if it was started here.
+
+    Raises:
+        BusError: The stack, or a service of it, does not come up; names its log. What was started is ended.
+    """
+    settings = Settings()
+    if server_url(nats_url, settings) is not None:
+        return None
+    try:
+        started = stack.up(settings)
+    except BaseException:
+        stack.down(settings)
+        raise
+    if any(child.failing for child in started.children):
+        stack.down(settings)
+        raise BusError(f"the embedded stack does not come up: {'; '.join(started.problems)}")
+    return started

@@ -1,0 +1,131 @@
+"""`worldloop train`: check everything, start what is needed, ask for the run, follow it to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from services import stack
+from services.commands import connection, places, render
+from services.commands.follow import Screen, ask_at_terminal, follow, interrupts, request_id
+from services.commands.options import TrainOptions
+from services.commands.start import Prepared, create, prepare
+from services.commands.view import RunView, fold_all
+from shared.bus.protocol import Bus
+from shared.errors import UsageError
+from shared.events import OperatorCommand, ResumeRun, StartRun
+from shared.settings import Settings
+
+
+def train(options: TrainOptions, *, resume: str | None, nats_url: str | None, as_json: bool) -> int:
+    """Run the closed loop and follow it.
+
+    Args:
+        options: The flags.
+        resume: Run to go on with instead of starting one.
+        nats_url: Existing server.
+        as_json: Print the final summary as one JSON object on stdout; everything else goes to stderr.
+
+    Returns:
+        The exit code: 0 passed, stage_completed or detached; 1 failed or stopped.
+
+    Raises:
+        WorldloopError: Something cannot be used; nothing was started then.
+    """
+    if resume is not None and replace(options, output_root=None) != TrainOptions():
+        raise UsageError(
+            "--resume goes on with the run's own configuration: leave the other flags out, "
+            "and change knobs with `worldloop retune`"
+        )
+    prepared = prepare(options) if resume is None else None
+    console = Console(stderr=as_json)
+    started = connection.start_stack_if_needed(nats_url)
+    if started is not None:
+        for problem in (f"started the embedded stack at {started.url}", *started.problems):
+            console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    left = False
+    try:
+        root = places.output_root(options.output_root, None) if prepared is None else prepared.root
+        view, left = asyncio.run(_session(prepared, resume, root, nats_url, console))
+    finally:
+        if started is not None and not left:
+            stack.down(Settings())
+    if left:
+        for text in (
+            f"Run {view.run_id} goes on without you.",
+            f"worldloop watch {view.run_id}   look again",
+            f"worldloop stop {view.run_id}    end it after its current update",
+            *(["worldloop down                    end the stack"] if started is not None else []),
+        ):
+            console.print(text, markup=False, highlight=False)
+    else:
+        for text in render.ending(view):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps(render.summary(view), indent=2) + "\n")
+    return 0 if left else render.exit_code(view)
+
+
+async def _session(
+    prepared: Prepared | None, resume: str | None, root: Path, nats_url: str | None, console: Console
+) -> tuple[RunView, bool]:
+    async with connection.connect(nats_url) as bus:
+        command: OperatorCommand
+        if prepared is not None:
+            command = await new_run(bus, prepared, datetime.now(UTC))
+        else:
+            assert resume is not None
+            command = ResumeRun(run_id=places.find_run(resume, root).run_id, request_id=request_id())
+        return await ask_and_follow(bus, command, console)
+
+
+async def new_run(bus: Bus, prepared: Prepared, now: datetime) -> StartRun:
+    """The command that starts the run, under the first id that neither a bundle nor the stream has."""
+    for run_id in places.run_ids(now):
+        if await bus.events(run_id):
+            continue
+        try:
+            spec = create(prepared, run_id, now)
+        except FileExistsError:
+            continue
+        return StartRun(run_id=run_id, request_id=request_id(), spec=spec)
+    raise AssertionError("run ids do not end")
+
+
+async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -> tuple[RunView, bool]:
+    """Publish a command that starts a run or goes on with one, and follow the run.
+
+    Returns:
+        The last view, and whether the person left before the end.
+
+    Raises:
+        UsageError: The gatekeeper refused, or the run to resume is not known.
+    """
+    records = await bus.events(command.run_id)
+    if isinstance(command, ResumeRun) and not records:
+        raise UsageError(f"--resume {command.run_id}: the server does not know this run")
+    view = fold_all(command.run_id, records)
+    if isinstance(command, StartRun):
+        console.print(
+            f"run {command.run_id}, bundle {command.spec.bundle}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    with interrupts() as interrupted, Screen(console, hint="Ctrl-C: stop or detach") as screen:
+        await bus.publish(command)
+        return await follow(
+            bus,
+            view,
+            screen,
+            after=records[-1].sequence if records else 0,
+            interrupted=interrupted,
+            ask=lambda: ask_at_terminal(interrupted),
+            waiting_for=command.request_id,
+        )

@@ -1,0 +1,34 @@
+"""The visual verdict of a gate: what the newest sheet's numbers say about the pictures' structure."""
+
+from __future__ import annotations
+
+from services.gatekeeper.config import Visual
+from shared.events import Reason, Stage, VisualNumbers
+
+CHECK = 7
+
+
+def visual_reason(stage: Stage, numbers: VisualNumbers, limits: Visual) -> Reason:
+    """The verdict as one reason that names every number that failed.
+
+    It is no check (number 0, `ok`) for a stage for which the visual verdict does not bind.
+    """
+    low = {"contrast": limits.min_contrast, "edges": limits.min_edges}
+    high = {"flat_blocks": limits.max_flat_blocks, "striping": limits.max_striping}
+    measured = {name: float(getattr(numbers, name)) for name in (*low, *high)}
+    limits_of = {**low, **high}
+    failed = [
+        f"{name} {value:.3g} is {'below' if name in low else 'above'} {limits_of[name]:g}"
+        for name, value in measured.items()
+        if not (value >= low[name] if name in low else value <= high[name])
+    ]
+    binds = stage in limits.binds
+    text = "; ".join(failed) if failed else "the pictures keep their structure"
+    return Reason(
+        check=CHECK if binds else 0,
+        name="visual_structure",
+        value=dict(measured),
+        threshold=dict(limits_of),
+        ok=not failed or not binds,
+        text=text if binds or not failed else f"{text}; does not bind for {stage}",
+    )

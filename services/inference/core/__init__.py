@@ -1,0 +1,1 @@
+"""What the inference service computes: values in, values out."""

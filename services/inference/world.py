@@ -1,0 +1,198 @@
+"""The three models together: a world that can be watched, and that goes on by itself.
+
+Shapes: K clips, L frames of a clip, Tc context frames, G generated frames, H, W pixels, 3 colours. Frames
+come in as uint8 [K, L, H, W, 3] and go out as float32 in [0, 1]; action codes are int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from services.inference.core.clips import Indices, Layout
+from shared.config import Device
+from shared.datasets.mapping import Frames
+from shared.errors import CheckpointError
+from shared.events import STAGES, Stage
+from shared.worldmodel.build import Model, model_of
+from shared.worldmodel.checkpoints import (
+    Checkpoint,
+    architecture_of,
+    check_same_architecture,
+    load_checkpoint,
+)
+from shared.worldmodel.decoding import decode
+from shared.worldmodel.dynamics import Dynamics
+from shared.worldmodel.frames import to_float
+from shared.worldmodel.latent_actions import LatentActions
+from shared.worldmodel.video_tokenizer import VideoTokenizer
+
+Images = npt.NDArray[np.float32]
+
+TRAINED_ON = ("dataset", "fps", "preload_ratio", "held_out_ratio")
+"""Keys that decide which frames a stage was trained on."""
+
+
+class Cancelled(Exception):
+    """Nobody waits for the result any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How frames are generated."""
+
+    steps: int
+    temperature: float
+    teacher_forced: bool
+    """Every step sees the real frames before it instead of the generated ones."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Tokenizer, latent actions and dynamics that fit together, in eval mode on one device."""
+
+    tokenizer: VideoTokenizer
+    latent_actions: LatentActions
+    dynamics: Dynamics
+    device: torch.device
+    frame_size: int
+    with_actions: bool
+    """The dynamics was trained with actions."""
+    configs: tuple[dict[str, Any], ...]
+    """Each checkpoint's configuration; empty for one that worldloop did not write."""
+    cancelled: Callable[[], bool] = lambda: False
+    """Asked before each step."""
+
+    @classmethod
+    def load(
+        cls, directories: Mapping[Stage, Path], device: Device, cancelled: Callable[[], bool] = lambda: False
+    ) -> Self:
+        """Load the three checkpoints.
+
+        Raises:
+            CheckpointError: One is missing, invalid, of another stage, or its architecture differs.
+        """
+        where = _device(device)
+        checkpoints = {stage: _checkpoint(directories, stage) for stage in STAGES}
+        check_same_architecture(
+            {
+                str(checkpoint.directory): architecture_of(checkpoint.config, stage)
+                for stage, checkpoint in checkpoints.items()
+            }
+        )
+        tokenizer, latent_actions, dynamics = (_model(checkpoints[stage], where) for stage in STAGES)
+        assert isinstance(tokenizer, VideoTokenizer)
+        assert isinstance(latent_actions, LatentActions)
+        assert isinstance(dynamics, Dynamics)
+        return cls(
+            tokenizer=tokenizer,
+            latent_actions=latent_actions,
+            dynamics=dynamics,
+            device=where,
+            frame_size=checkpoints["video_tokenizer"].config["frame_size"],
+            with_actions=bool(checkpoints["dynamics"].config.get("use_actions", True)),
+            configs=tuple({} if c.schedule is None else c.config for c in checkpoints.values()),
+            cancelled=cancelled,
+        )
+
+    @property
+    def actions_total(self) -> int:
+        """Number of action codes there are."""
+        return self.latent_actions.n_actions
+
+    def trained_like(self, training: Mapping[str, Any]) -> bool:
+        """Whether all three were trained by worldloop on the frames that a training configuration says."""
+        return all(
+            config and all(config.get(key) == training[key] for key in TRAINED_ON) for config in self.configs
+        )
+
+    def action_codes(self, frames: Frames) -> Indices:
+        """The action between each frame and the next, [K, L-1]."""
+        self._go_on()
+        with torch.inference_mode():
+            codes: Indices = self.latent_actions.actions(self._tensor(frames)).cpu().numpy()
+        return codes
+
+    def reconstruct(self, frames: Frames) -> Images:
+        """What the tokenizer makes of frames, [K, L, H, W, 3]."""
+        self._go_on()
+        with torch.inference_mode():
+            return _images(self.tokenizer.decode(self.tokenizer.encode(self._tensor(frames))))
+
+    def rollout(
+        self, clips: Frames, codes: Sequence[Indices] | None, layout: Layout, decoding: Decoding
+    ) -> Images:
+        """Generate what follows the first frames of clips.
+
+        Args:
+            clips: Real frames; all but the context are looked at only when teacher-forced.
+            codes: Per step the actions of every transition in its window, [K, Tc - 1 + horizon]; none without
+                actions.
+            layout: Of the clips.
+            decoding: How.
+
+        Returns:
+            The generated frames, [K, G, H, W, 3].
+        """
+        real = self._tensor(clips)
+        generator = torch.Generator().manual_seed(decoding.seed)
+        context, generated = real[:, : layout.context], []
+        with torch.inference_mode():
+            for step in range(layout.steps):
+                self._go_on()
+                if decoding.teacher_forced:
+                    context = real[:, layout.window(step)][:, : layout.context]
+                new = decode(
+                    self.dynamics,
+                    self.tokenizer,
+                    context,
+                    None if codes is None else torch.from_numpy(codes[step]).to(self.device),
+                    horizon=layout.horizon,
+                    steps=decoding.steps,
+                    temperature=decoding.temperature,
+                    generator=generator,
+                )
+                generated.append(new)
+                context = torch.cat([context, new], 1)[:, -layout.context :]
+        return _images(torch.cat(generated, 1)[:, : layout.generated])
+
+    def _tensor(self, frames: Frames) -> Tensor:
+        return to_float(torch.from_numpy(frames).to(self.device))
+
+    def _go_on(self) -> None:
+        if self.cancelled():
+            raise Cancelled
+
+
+def _device(device: Device) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("inference.device is cuda, but torch sees no GPU here. Set it to auto or cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _checkpoint(directories: Mapping[Stage, Path], stage: Stage) -> Checkpoint:
+    if stage not in directories:
+        raise CheckpointError(
+            f"no checkpoint of {stage} was given; the inference test needs all three stages"
+        )
+    checkpoint = load_checkpoint(directories[stage])
+    if checkpoint.stage != stage:
+        raise CheckpointError(f"{directories[stage]} is a checkpoint of {checkpoint.stage}, not of {stage}")
+    return checkpoint
+
+
+def _model(checkpoint: Checkpoint, device: torch.device) -> Model:
+    return model_of(checkpoint).to(device).eval()
+
+
+def _images(frames: Tensor) -> Images:
+    images: Images = frames.float().clamp(-1, 1).add(1).div(2).movedim(-3, -1).cpu().numpy()
+    return images

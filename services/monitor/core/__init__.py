@@ -1,0 +1,1 @@
+"""What the monitor computes: values in, values out."""

@@ -1,0 +1,91 @@
+"""From the rows a chunk added to its stage's history to `HistoryStats`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.events import HistoryStats, WindowStats
+
+Column = NDArray[np.float64]
+
+STEP, LOSS, RATE, SECONDS = "_step", "train/loss", "learning_rate/group_0", "_runtime"
+UNIQUE_ACTIONS, ACTION_ENTROPY = "unique_actions", "action_entropy"
+CODEBOOK_USAGE = ("train/codebook_usage", "latent_actions/codebook_usage")
+REQUIRED = (STEP, LOSS)
+COLUMNS = (STEP, LOSS, RATE, SECONDS, UNIQUE_ACTIONS, ACTION_ENTROPY, *CODEBOOK_USAGE)
+"""What is read; other columns are left alone."""
+
+
+def statistics(
+    columns: Mapping[str, Column],
+    *,
+    file: str,
+    start_step: int,
+    target_step: int,
+    frames_per_update: int | None = None,
+) -> HistoryStats:
+    """Statistics over a chunk's rows.
+
+    Args:
+        columns: Column name -> float64 [rows], NaN where there is no value; at least `REQUIRED`.
+        file: The history, relative to the bundle.
+        start_step: First `_step` the chunk should have.
+        target_step: One more than the last.
+        frames_per_update: Training frames an update consumes, all ranks.
+    """
+    all_steps = columns[STEP][np.isfinite(columns[STEP])]
+    kept = np.isfinite(columns[STEP]) & np.isfinite(columns[LOSS])
+    steps, losses = columns[STEP][kept], columns[LOSS][kept]
+    inside = all_steps[(all_steps >= start_step) & (all_steps < target_step)]
+    return HistoryStats(
+        file=file,
+        rows=len(losses),
+        dropped_rows=int(len(kept) - kept.sum()),
+        first_step=int(steps[0]) if len(steps) else None,
+        last_step=int(steps[-1]) if len(steps) else None,
+        covered_steps=len(np.unique(inside)),
+        final_loss=_last(losses),
+        min_loss=float(losses.min()) if len(losses) else None,
+        median_loss=float(np.median(losses)) if len(losses) else None,
+        loss=windows(losses) if len(losses) else None,
+        unique_actions=_last(columns.get(UNIQUE_ACTIONS)),
+        action_entropy=_last(columns.get(ACTION_ENTROPY)),
+        codebook_usage=next((v for n in CODEBOOK_USAGE if (v := _last(columns.get(n))) is not None), None),
+        learning_rate=_last(columns.get(RATE)),
+        frames_per_sec=_throughput(columns.get(SECONDS), frames_per_update),
+    )
+
+
+def windows(values: Column) -> WindowStats:
+    """Means over the thirds and over the first and last 10 % (at least one row) of values without NaN."""
+    third, tenth = max(1, len(values) // 3), max(1, len(values) // 10)
+    middle = values[third : len(values) - third]
+    first10, last10 = float(values[:tenth].mean()), float(values[-tenth:].mean())
+    return WindowStats(
+        early=float(values[:third].mean()),
+        mid=float((middle if len(middle) else values).mean()),
+        late=float(values[-third:].mean()),
+        first10=first10,
+        last10=last10,
+        delta=last10 - first10,
+    )
+
+
+def _last(column: Column | None) -> float | None:
+    if column is None:
+        return None
+    finite = column[np.isfinite(column)]
+    return float(finite[-1]) if len(finite) else None
+
+
+def _throughput(seconds: Column | None, frames_per_update: int | None) -> float | None:
+    """Frames per second, pauses for checkpoints included; where a relaunch set the clock back is skipped."""
+    if seconds is None or frames_per_update is None:
+        return None
+    passed = np.diff(seconds[np.isfinite(seconds)])
+    passed = passed[passed > 0]
+    total = float(passed.sum())
+    return len(passed) * frames_per_update / total if total > 0 else None

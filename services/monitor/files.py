@@ -1,0 +1,97 @@
+"""Reading what a chunk left behind: history rows, GPU samples, and when its files last changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from services.monitor.core.gpu import Sample
+from services.monitor.core.history import COLUMNS, REQUIRED, Column
+from shared.bundle import checkpoint_directories
+from shared.errors import BundleError
+
+ROWS_AT_ONCE = 200_000
+
+
+def read_history(path: Path) -> dict[str, Column]:
+    """The known columns of a history, float64, NaN where a cell is no number; a torn last row is left out.
+
+    Raises:
+        BundleError: The file is missing, empty, no table, or lacks a required column; the text names it.
+    """
+    parts: list[pd.DataFrame] = []
+    try:
+        with pd.read_csv(
+            path,
+            usecols=lambda name: name in COLUMNS,
+            chunksize=ROWS_AT_ONCE,
+            encoding_errors="replace",
+            low_memory=False,
+        ) as reader:
+            parts.extend(reader)
+        torn = _ends_torn(path)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: there is no history file") from None
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise BundleError(f"{path}: the history cannot be read: {error}") from error
+    table = pd.concat(parts, ignore_index=True)
+    for name in REQUIRED:
+        if name not in table:
+            raise BundleError(f"{path}: the history lacks the column {name!r}")
+    if torn:
+        table = table.iloc[:-1]
+    if table.empty:
+        raise BundleError(f"{path}: the history has no rows")
+    return {str(name): _numbers(table[name]) for name in table}
+
+
+def _numbers(column: pd.Series) -> Column:
+    values: Column = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    return values
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) not in b"\r\n"
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The GPU samples of a chunk, as far as they can be read (a killed monitor leaves a torn last line)."""
+    if not path.exists():
+        return []
+    samples = []
+    for line in path.read_bytes().splitlines():
+        try:
+            samples.append(Sample.model_validate_json(line))
+        except ValidationError:
+            continue  # the missing reading shows as a gap
+    return samples
+
+
+def append_sample(path: Path, sample: Sample) -> None:
+    """Keep a sample, so that a monitor that is started again still has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        if stream.tell() > 0:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":  # the previous monitor died while writing
+                stream.write(b"\n")
+        stream.write(sample.model_dump_json().encode() + b"\n")
+
+
+def changed(path: Path | None) -> float | None:
+    """Unix time of a file's last change, none if it is not there."""
+    try:
+        return path.stat().st_mtime if path is not None else None
+    except FileNotFoundError:
+        return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint directory with the highest step, valid or not."""
+    return next((path for _, path in reversed(list(checkpoint_directories(folder)))), None)

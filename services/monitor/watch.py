@@ -1,0 +1,135 @@
+"""What the monitor does between messages: reads GPUs, notes progress, notices silence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from services.monitor.config import Policy
+from services.monitor.core.chunks import Chunk, Chunks, Key
+from services.monitor.core.freshness import alerts
+from services.monitor.core.gpu import Sample, next_pause
+from services.monitor.files import append_sample, changed, newest_checkpoint
+from services.monitor.gpus import Gpus
+from shared.bus.protocol import Bus
+from shared.errors import GpuError
+from shared.events import GpuSample, TrainProgress
+from shared.service import Runs
+from shared.sheets import newest_sheet
+
+CHECK_SEC = 2.0
+"""Between two looks at the channels."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Deps:
+    """What handlers and background tasks share."""
+
+    bus: Bus
+    runs: Runs
+    chunks: Chunks
+    gpus: Gpus | None
+    gpu_problem: str | None
+    """Why there are no GPUs to read."""
+    clock: Callable[[], float]
+    """Unix seconds."""
+    since: float
+    """When this process began to watch."""
+    progress: dict[Key, tuple[int, float]] = field(default_factory=dict)
+    """Chunk -> its newest step, and when that was told."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """A chunk began: read the GPUs now."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def policy(self, run_id: str) -> Policy:
+        """The run's policy for this service."""
+        return Policy.model_validate((await self.runs.spec(run_id)).policy.get("monitor", {}))
+
+
+async def read_gpus(deps: Deps, chunk: Chunk) -> None:
+    """Keep one reading of all GPUs for a chunk, and tell it."""
+    if deps.gpus is None:
+        return
+    run_id, stage, attempt = chunk.key
+    bundle = await deps.runs.bundle(run_id)
+    async with deps.reading:
+        try:
+            readings = await asyncio.to_thread(deps.gpus.read, chunk.launch.launcher_pid)
+            append_sample(bundle.gpu_samples(stage, attempt), Sample(time=deps.clock(), gpus=readings))
+        except (GpuError, OSError) as error:  # the missing reading shows as a gap, and as silence of `gpu`
+            log.warning("no GPU reading", run_id=run_id, stage=stage, attempt=attempt, problem=str(error))
+            return
+    for gpu in readings:
+        await deps.bus.publish(GpuSample(run_id=run_id, **gpu.model_dump(exclude={"ours"})))
+
+
+async def watch_gpus(deps: Deps) -> None:
+    """Read the GPUs as long as chunks run on them; for ever."""
+    while True:
+        pause: float | None = None
+        for chunk in [chunk for chunk in deps.chunks.running() if chunk.first.device == "cuda"]:
+            await read_gpus(deps, chunk)
+            interval = (await deps.policy(chunk.first.run_id)).monitor_interval_sec
+            wanted = next_pause(deps.clock() - chunk.launched, interval)
+            pause = wanted if pause is None else min(pause, wanted)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(deps.wake.wait(), pause)
+        deps.wake.clear()
+
+
+async def watch_progress(deps: Deps) -> None:
+    """Note when chunks told of a new step; for ever."""
+    async for record in deps.bus.follow(("telemetry",)):
+        message = record.message
+        if isinstance(message, TrainProgress):
+            key = (message.run_id, message.stage, message.attempt)
+            if message.step != deps.progress.get(key, (None, 0.0))[0]:
+                deps.progress[key] = (message.step, deps.clock())
+
+
+async def watch_freshness(deps: Deps) -> None:
+    """Raise an alert for every channel that falls silent; for ever."""
+    while True:
+        await check_freshness(deps)
+        await asyncio.sleep(CHECK_SEC)
+
+
+async def check_freshness(deps: Deps) -> None:
+    """Look at all channels of the running chunks once."""
+    for chunk in deps.chunks.running():
+        run_id = chunk.first.run_id
+        limits = (await deps.policy(run_id)).silence_sec.model_dump()
+        for alert in alerts(chunk, await _last_signs(deps, chunk), limits, deps.clock()):
+            await deps.bus.publish(alert)
+            deps.chunks.fold(alert, deps.clock())
+            log.warning(
+                "silence", run_id=run_id, stage=alert.stage, attempt=alert.attempt, channel=alert.channel,
+                detail=alert.detail,
+            )  # fmt: skip
+
+
+async def _last_signs(deps: Deps, chunk: Chunk) -> dict[str, float | None]:
+    run_id, stage, attempt = chunk.key
+    bundle = await deps.runs.bundle(run_id)
+    signs = {
+        "progress": _last_progress(deps, chunk),
+        "history": changed(bundle.history(stage, attempt)),
+        "checkpoint": changed(newest_checkpoint(bundle.checkpoints(stage))),
+        "visualization": changed(newest_sheet(bundle.visualizations(stage))),
+    }
+    if chunk.first.device == "cuda" and deps.gpus is not None:
+        signs["gpu"] = changed(bundle.gpu_samples(stage, attempt))
+    return signs
+
+
+def _last_progress(deps: Deps, chunk: Chunk) -> float | None:
+    """Telemetry is not kept: what was told before this process watched counts as told when it began to."""
+    if chunk.key in deps.progress:
+        return deps.progress[chunk.key][1]
+    return None if "progress" in chunk.alerted else deps.since

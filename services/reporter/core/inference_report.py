@@ -1,0 +1,170 @@
+"""The text of `train-to-inference-report-*.md`: from the checkpoints to the inference gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.reporter.core.findings import headline, next_actions, residual_risks, status_text, trust
+from services.reporter.core.loop_report import reason_text
+from services.reporter.core.markdown import bullets, duration, link, number, picture, table
+from services.reporter.core.story import Attempt, Outcome, Story
+from shared.events import STAGES, GateDecided, InferenceDone
+
+
+def inference_report(story: Story, outcome: Outcome, others: Mapping[str, str]) -> str:
+    """The report.
+
+    Args:
+        story: The run.
+        outcome: How it ended.
+        others: Name -> path of the run's other reports and exports, relative to the bundle.
+    """
+    lines = [
+        f"# Train to inference: {story.spec.run_name} (run {story.run_id})",
+        "",
+        f"**What happened.** {headline(story, outcome)}",
+        "",
+        f"**What to trust.** {trust(story, outcome)}",
+        "",
+        f"**What to do next.** {next_actions(story, outcome)[0]}",
+        "",
+        f"Status: **{status_text(story, outcome)}**",
+        "",
+        "## Checkpoints",
+        "",
+        *_checkpoints(story),
+        "",
+        "## Inference attempts",
+    ]
+    for done in story.inferences:
+        lines += _inference(story, done)
+    if not story.inferences:
+        lines += [
+            "",
+            "The inference test was not run." if story.spec.inference else "The run asked for no test.",
+        ]
+    lines += ["", "## Training calls", "", *_calls(story)]
+    lines += ["", "## Residual risks", ""]
+    lines += bullets(residual_risks(story, outcome), "None was found by what the gates and the test measure.")
+    lines += ["", "## Next actions", ""]
+    lines += [f"{place}. {action}" for place, action in enumerate(next_actions(story, outcome), 1)]
+    lines += ["", "## The rest", ""]
+    lines += [f"- {name}: {link(path)}" for name, path in others.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _checkpoints(story: Story) -> list[str]:
+    used = story.inferences[-1].checkpoints if story.inferences else {}
+    paths = story.selected | used
+    if not paths:
+        return ["None: no gate was accepted, and none was given."]
+    rows = [
+        (stage, link(paths[stage]), "given" if stage not in story.spec.stages else "trained in this run")
+        for stage in STAGES
+        if stage in paths
+    ]
+    return table(("stage", "checkpoint", "where from"), rows)
+
+
+def _inference(story: Story, done: InferenceDone) -> list[str]:
+    gate = next((g for g in story.inference_gates if g.attempt == done.inference_try), None)
+    lines = ["", f"### Try {done.inference_try}{f', sent again ({done.retry})' if done.retry else ''}", ""]
+    lines += _verdict(gate)
+    if not done.ok:
+        return [*lines, f"The test did not come to its end: {done.problem}"]
+    held_out = "held out" if done.held_out else "**not held out**"
+    mode = f"{done.mode}, {duration(done.seconds)}"
+    frames = f"{done.frames_inferred} of {done.frames_expected} frames over {done.clips} clips"
+    lines += [
+        f"{frames} ({held_out}), {mode}.",
+        "",
+        *_numbers(story, done),
+        "",
+    ]
+    if done.picture is not None:
+        lines += [picture(done.picture, "original frames and predicted ones"), ""]
+    if done.video is not None:
+        lines += [f"Video: {link(done.video)}", ""]
+    lines += _per_frame(done)
+    return lines
+
+
+def _verdict(gate: GateDecided | None) -> list[str]:
+    if gate is None:
+        return ["No gate was decided on it.", ""]
+    retries = f"retries {gate.retries_used} of {gate.retries_max}"
+    return [
+        f"decision {gate.decision} ({gate.reason}), verdict {gate.verdict}, {retries}",
+        "",
+        *(f"- {reason_text(reason)}" for reason in gate.reasons),
+        "",
+    ]
+
+
+def _numbers(story: Story, done: InferenceDone) -> list[str]:
+    interval = (
+        f" (95 %: {number(done.mse_low)} to {number(done.mse_high)})" if done.mse_low is not None else ""
+    )
+    rows = [
+        (
+            "MSE, predicted frames",
+            number(done.mse) + interval,
+            f"limit {number(story.configuration.inference.max_mse)}",
+        ),
+        ("MSE of repeating the last frame", number(done.persistence_mse), "baseline: persistence"),
+        ("skill", number(done.skill), "1 - MSE / persistence; above 0 beats it"),
+        ("MSE of the mean frame", number(done.mean_frame_mse), f"its skill: {number(done.mean_frame_skill)}"),
+        ("tokenizer MSE", number(done.tokenizer_mse), "the ceiling: reconstruction of the same frames"),
+        ("PSNR, dB", number(done.psnr), f"ceiling {number(done.tokenizer_psnr)}"),
+        ("SSIM", number(done.ssim), "1 is equal"),
+        ("delta PSNR, dB", number(done.delta_psnr), "inferred minus random actions; above 0: actions steer"),
+        ("motion ratio", number(done.motion_ratio), "1 moves as much as the original"),
+        ("action codes in use", number(done.actions_in_use), f"of {number(done.actions_total)}"),
+        ("share of frames seen in training", number(done.seen_share), "exact copies"),
+        ("mse_standard", number(done.mse_standard), "the reference's number: one clip, context averaged in"),
+    ]
+    return table(("number", "value", "compare with"), rows)
+
+
+def _per_frame(done: InferenceDone) -> list[str]:
+    if not done.mse_per_frame:
+        return []
+    columns = {
+        "MSE": done.mse_per_frame,
+        "persistence": done.persistence_per_frame,
+        "skill": done.skill_per_frame,
+        "PSNR": done.psnr_per_frame,
+    }
+    present = {name: values for name, values in columns.items() if len(values) == len(done.mse_per_frame)}
+    return table(
+        ("frame", *present),
+        [
+            (frame + 1, *(values[frame] for values in present.values()))
+            for frame in range(len(done.mse_per_frame))
+        ],
+    )
+
+
+def _calls(story: Story) -> list[str]:
+    rows = [_call(attempt) for attempt in story.attempts.values() if attempt.starts]
+    if not rows:
+        return ["None."]
+    head = ("stage", "attempt", "updates", "launches", "launcher", "processes", "ended", "exit code", "time")
+    return table(head, rows)
+
+
+def _call(attempt: Attempt) -> tuple[object, ...]:
+    first, last, done = attempt.starts[0], attempt.starts[-1], attempt.done
+    warm = "warm" if first.warm else "cold"
+    end = done.end_step if done is not None else "?"
+    return (
+        first.stage,
+        first.attempt,
+        f"{first.plan.start_step} to {end} of {first.plan.target_step}",
+        f"{last.launch} ({warm})",
+        last.launcher_pid,
+        f"{first.world_size} on {first.device}",
+        done.reason if done is not None else "not yet",
+        done.exit_code if done is not None else None,
+        duration(done.seconds) if done is not None else "",
+    )

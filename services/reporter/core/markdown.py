@@ -1,0 +1,60 @@
+"""Small pieces of markdown. Reports lie in `docs/action/`; links are relative, so a bundle can be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+TO_ROOT = "../../"
+"""From a report to the bundle."""
+
+
+def number(value: object) -> str:
+    """A value as reports show it: four digits, `none` where there is none."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(number(part) for part in value)
+    return str(value)
+
+
+def link(path: str | None, text: str | None = None) -> str:
+    """A link to a file of the bundle, `none` where there is none."""
+    return f"[{text or path}]({TO_ROOT}{quote(path)})" if path is not None else "none"
+
+
+def picture(path: str, text: str) -> str:
+    """A picture of the bundle, shown in the report."""
+    return f"![{text}]({TO_ROOT}{quote(path)})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table; cells are escaped."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+
+
+def bullets(items: Iterable[str], otherwise: str) -> list[str]:
+    """A list, or the sentence that stands for an empty one."""
+    return [f"- {item}" for item in items] or [otherwise]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else number(value)
+    return text.replace("|", "\\|").replace("\n", " ")

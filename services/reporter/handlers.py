@@ -1,0 +1,125 @@
+"""What the reporter does with each message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from services.reporter.core.lineage import lineage
+from services.reporter.core.story import Outcome, Story, tell
+from services.reporter.event_file import append_events, last_sequence
+from services.reporter.exports import write_config, write_gate_export
+from services.reporter.reports import write_report
+from shared.bundle import Bundle
+from shared.bus.protocol import Bus, Recorded
+from shared.errors import Retry, WorldloopError
+from shared.events import (
+    Event,
+    GateDecided,
+    Message,
+    ReportWritten,
+    RunQueued,
+    RunStarted,
+    WriteReports,
+)
+from shared.service import Handler, Runs
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Deps:
+    """What the handlers need."""
+
+    bus: Bus
+    runs: Runs
+    written: dict[str, set[str]] = field(default_factory=dict)
+    """Run -> ids of the events this process put into its file."""
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def event(message: Event, deps: Deps) -> list[Message]:
+    """Put it into the run's event file, with whatever is missing before it; write what hangs on it."""
+    try:
+        bundle = await deps.runs.bundle(message.run_id)
+    except Retry:  # asked for, not yet begun: `run_started` or `run_queued` brings it along
+        return []
+    begins = isinstance(message, RunStarted | RunQueued)
+    if not begins and not bundle.root.is_dir():
+        log.warning("the bundle is gone; its event file is left alone", bundle=str(bundle.root))
+        return []
+    if message.id not in deps.written.get(message.run_id, ()):
+        await _catch_up(message.run_id, bundle, deps)
+    if isinstance(message, RunStarted | RunQueued):
+        write_config(bundle, message.run_id, message.spec)
+    elif isinstance(message, GateDecided) and message.stage != "inference":
+        await _export(message, bundle, deps)
+    return []
+
+
+async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
+    """Write the reports of a run's outcome; what was written for it before is not written again."""
+    bundle = await deps.runs.bundle(message.run_id)
+    records = await deps.bus.events(message.run_id)
+    story = tell(records)
+    if story is None:
+        raise Retry(f"the events of run {message.run_id} have no run_started yet")
+    await _catch_up(message.run_id, bundle, deps)
+    outcome = Outcome(message.outcome, message.reason, message.degraded)
+    answers: list[Message] = []
+    for kind in sorted(message.kinds, key=lambda kind: kind != "loop"):  # others link to it
+        answer = await asyncio.to_thread(_report, message, kind, bundle, story, outcome)
+        if not _holds(records, answer):
+            answers.append(answer)
+    return answers
+
+
+def _report(
+    message: WriteReports, kind: str, bundle: Bundle, story: Story, outcome: Outcome
+) -> ReportWritten:
+    path, error = None, None
+    try:
+        path = write_report(kind, bundle, story, outcome)
+    except (WorldloopError, OSError) as problem:
+        error = str(problem)
+    except Exception as problem:
+        log.exception("a report could not be written", report=kind)
+        error = f"{type(problem).__name__}: {problem}"
+    return ReportWritten(
+        run_id=message.run_id,
+        report=kind,
+        path=path,
+        ok=path is not None,
+        error=error,
+        ordinal=message.ordinal,
+    )
+
+
+def _holds(records: list[Recorded], answer: ReportWritten) -> bool:
+    return any(record.message.id == answer.id for record in records)
+
+
+async def _catch_up(run_id: str, bundle: Bundle, deps: Deps) -> None:
+    async with deps.writing:
+        missing = await deps.bus.events(run_id, after=last_sequence(bundle.events))
+        append_events(bundle.events, missing)
+        deps.written.setdefault(run_id, set()).update(record.message.id for record in missing)
+
+
+async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
+    assert gate.stage != "inference"
+    story = tell(await deps.bus.events(gate.run_id))
+    if story is None:
+        return
+    pieces = lineage(story.of(gate.stage))
+    try:
+        await asyncio.to_thread(write_gate_export, bundle, gate.run_id, gate.stage, pieces)
+    except OSError as error:  # an export is a convenience: the rows themselves are where they were
+        log.warning("no history export", problem=str(error))
+
+
+HANDLERS: Mapping[type[Message], Handler[Any, Deps]] = {Event: event, WriteReports: write_reports}

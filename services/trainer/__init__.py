@@ -1,0 +1,1 @@
+"""The trainer: launches, watches and ends the one training process group; decides nothing about health."""

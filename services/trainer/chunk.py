@@ -1,0 +1,55 @@
+"""A plan in work, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from services.trainer.config import Policy
+from services.trainer.core.ledger import Key
+from services.trainer.wire import Finished
+from shared.bundle import Bundle
+from shared.config import StageConfig
+from shared.events import ChunkEnd, ChunkPlan, RunId, RunSpec
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A plan in work."""
+
+    run_id: RunId
+    plan: ChunkPlan
+    spec: RunSpec
+    bundle: Bundle
+    policy: Policy
+    launches: int = 0
+    """Launches of the attempt so far, those before a restart of the trainer included."""
+    since: float = field(default_factory=time.time)
+    """Unix time of the first."""
+    launcher_pid: int = 0
+    stop_asked: bool = False
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its command may be acked: `chunk_started`, or `chunk_done` without a launch, is durable."""
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return self.run_id, self.plan.stage, self.plan.attempt
+
+    @property
+    def config(self) -> StageConfig:
+        """Its stage's configuration."""
+        return StageConfig.model_validate(self.plan.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a chunk ended."""
+
+    reason: ChunkEnd
+    end_step: int
+    exit_code: int | None = None
+    stderr: str = ""
+    finished: Finished | None = None
+    """The training process's own report, when it lived to write one."""

@@ -1,0 +1,1 @@
+"""What the trainer decides, as functions of values."""

@@ -1,0 +1,264 @@
+"""The training process group: launched, given plans, heard, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import structlog
+
+import services
+from services.trainer import processes
+from services.trainer.config import Policy
+from services.trainer.core.groups import requirements
+from services.trainer.core.guarding import ATTEMPT, RUN, STACK
+from services.trainer.core.launch import command, device, tuning, world_size
+from services.trainer.wire import (
+    CACHE,
+    CONTROL,
+    DEVICE,
+    REPORT,
+    Exit,
+    Finished,
+    Hello,
+    Order,
+    Progress,
+    Ready,
+    Report,
+    Run,
+    Saved,
+    Stop,
+    line,
+)
+from shared.config import StageConfig
+from shared.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+TAIL_BYTES = 64 << 10
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The group did not finish its plan."""
+
+    hung: bool
+    """It lived, but its step did not advance."""
+    exit_code: int | None
+    stderr: str
+    """The end of what it wrote since the plan began."""
+
+
+class Group:
+    """One launcher and its ranks. Make it with `launch`; after `Gone` or `end` it is used up."""
+
+    def __init__(
+        self, run: Run, policy: Policy, process: asyncio.subprocess.Process, log_file: Path, scratch: Path
+    ) -> None:
+        config = StageConfig.model_validate(run.plan.parameters)
+        self.run_id, self.requirements = run.run_id, requirements(run.run_id, run.plan)
+        self.world_size, self.device = world_size(config), device(config)
+        self.policy, self.idle_since = policy, time.monotonic()
+        self._process, self._log_file, self._scratch = process, log_file, scratch
+        self._offset = 0
+        self._exit = asyncio.ensure_future(process.wait())
+        self._listening: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: list[Order] = []
+        self._reports: asyncio.Queue[Report] = asyncio.Queue()
+        self._members: list[psutil.Process] = []
+
+    @classmethod
+    async def launch(cls, run: Run, policy: Policy, settings: Settings, log_file: Path) -> Group:
+        """Start the processes for a plan; returns as soon as the launcher has a pid.
+
+        Args:
+            run: The first plan, not handed over yet.
+            policy: The run's.
+            settings: Of this service.
+            log_file: Where launcher and ranks write.
+
+        Raises:
+            OSError: The launcher could not be started.
+        """
+        config = StageConfig.model_validate(run.plan.parameters)
+        token = secrets.token_hex(16)
+        connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        server = await asyncio.start_server(lambda r, w: connected.put_nowait((r, w)), LOOPBACK, 0)
+        port = server.sockets[0].getsockname()[1]
+        scratch = scratch_of(settings) / token[:8]
+        scratch.mkdir(parents=True)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command(sys.executable, world_size(config)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    **tuning(device(config), world_size(config), _cores()),
+                    **_environment(run, settings, scratch),
+                    CONTROL: f"{port}:{token}",
+                    DEVICE: device(config),
+                },
+            )
+        group = cls(run, policy, process, log_file, scratch)
+        group._server = server
+        group._listening = asyncio.create_task(group._listen(connected, token))
+        return group
+
+    @property
+    def pid(self) -> int:
+        """The launcher's."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the launcher lives."""
+        return not self._exit.done()
+
+    @property
+    def exit_code(self) -> int | None:
+        """The launcher's; none while it lives."""
+        return self._exit.result() if self._exit.done() else None
+
+    def hand(self, run: Run) -> None:
+        """Give it a plan; `finish` waits for its end."""
+        self._offset = self._log_file.stat().st_size
+        self._send(run)
+
+    def stop(self) -> None:
+        """Ask it to end the plan after the current update, with a checkpoint."""
+        self._send(Stop())
+
+    async def finish(
+        self, heard: Callable[[Progress | Saved], Awaitable[None]], *, hang_timeout_sec: float
+    ) -> Finished | Gone:
+        """Wait until the plan is done or the group is gone.
+
+        Args:
+            heard: Told what it reports.
+            hang_timeout_sec: How long its step may stand still.
+        """
+        last_step, advanced = -1, time.monotonic()
+        while True:
+            left = advanced + hang_timeout_sec - time.monotonic()
+            report = await self._next(max(left, 0.0))
+            match report:
+                case Finished():
+                    self.idle_since = time.monotonic()
+                    return report
+                case Progress(step=step) | Saved(step=step):
+                    if step > last_step:
+                        last_step, advanced = step, time.monotonic()
+                    await heard(report)
+                case Ready(pids=pids):
+                    self._members = processes.tree([self.pid, *pids])
+                case Gone():
+                    return report
+                case _:
+                    log.warning("the training process said something out of turn", report=repr(report))
+
+    async def end(self, exit_grace_sec: float | None = None) -> None:
+        """End all its processes and wait until they are gone.
+
+        Args:
+            exit_grace_sec: How long it may take to leave by itself, 0 does not ask; none is the policy's.
+        """
+        if exit_grace_sec is None:
+            exit_grace_sec = self.policy.exit_grace_sec
+        roots = [each.pid for each in self._members if each.is_running()] + ([self.pid] if self.alive else [])
+        members = processes.tree(roots)
+        if self.alive and exit_grace_sec > 0:
+            self._send(Exit())
+            await asyncio.wait({self._exit}, timeout=exit_grace_sec)
+        if self._writer is not None:
+            self._writer.close()
+        await processes.end(members, self.policy.kill_grace_sec)
+        await self._exit
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._server is not None:
+            self._server.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def stderr(self) -> str:
+        """The end of what launcher and ranks wrote since the last plan was handed over."""
+        with self._log_file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(self._offset, size - TAIL_BYTES))
+            return stream.read().decode(errors="replace")
+
+    async def _next(self, timeout_sec: float) -> Report | Gone:
+        if self._reports.empty():
+            getting = asyncio.ensure_future(self._reports.get())
+            await asyncio.wait(
+                {getting, self._exit}, timeout=timeout_sec, return_when=asyncio.FIRST_COMPLETED
+            )
+            if getting.done():
+                return getting.result()
+            getting.cancel()
+            return Gone(hung=self.alive, exit_code=self.exit_code, stderr=self.stderr())
+        return self._reports.get_nowait()
+
+    def _send(self, order: Order) -> None:
+        if self._writer is None:
+            self._waiting.append(order)
+        elif not self._writer.is_closing():
+            self._writer.write(line(order))
+
+    async def _listen(
+        self, connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], token: str
+    ) -> None:
+        """Accept rank 0, hand over what waits, and queue what it says."""
+        while True:
+            reader, writer = await connected.get()
+            with contextlib.suppress(ValueError, OSError):
+                hello = REPORT.validate_json(await reader.readline())
+                if isinstance(hello, Hello) and hmac.compare_digest(hello.token, token):
+                    break
+            writer.close()
+        self._writer = writer
+        writer.write(b"".join(line(order) for order in self._waiting))
+        with contextlib.suppress(OSError):
+            async for text in reader:
+                self._reports.put_nowait(REPORT.validate_json(text))
+
+
+def scratch_of(settings: Settings) -> Path:
+    """Where training processes put their temporary files, a directory for each group."""
+    return settings.state_dir / "tmp"
+
+
+def _environment(run: Run, settings: Settings, scratch: Path) -> dict[str, str]:
+    """Marks that say whose processes these are, and places to write to."""
+    code = str(Path(services.__file__).parents[1])
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in psutil.net_if_addrs() else {}
+    return {
+        **loopback,
+        STACK: str(settings.state_dir),
+        RUN: run.run_id,
+        ATTEMPT: f"{run.plan.stage}/{run.plan.attempt}",
+        CACHE: str(settings.cache_dir),
+        "TMPDIR": str(scratch),
+        "PYTHONPATH": os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH")))),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

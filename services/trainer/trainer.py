@@ -1,0 +1,245 @@
+"""The trainer at work: takes plans, has the process group train them, reports how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import structlog
+
+from services.trainer import messages
+from services.trainer.chunk import Chunk, Outcome
+from services.trainer.config import Policy
+from services.trainer.core import ends
+from services.trainer.core.ledger import Begun, Key, Ledger
+from services.trainer.core.lineage import disposable, resume_point
+from services.trainer.crew import Crew
+from services.trainer.group import Gone
+from services.trainer.inventory import Inventory, delete, supersede
+from services.trainer.wire import Finished, Progress, Run, Saved
+from shared.bus.protocol import Bus
+from shared.errors import Retry
+from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, GateDecided, Message, RunId
+from shared.service import Jobs, Runs
+from shared.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+WATCH_SEC = 1.0
+MEGABYTE = 1 << 20
+
+
+class Trainer:
+    """Works on one chunk at a time.
+
+    Args:
+        bus: Where its events go as they happen.
+        settings: Of this service.
+        ledger: What the log says about chunks.
+        jobs: Where chunks run.
+    """
+
+    def __init__(self, bus: Bus, settings: Settings, ledger: Ledger, jobs: Jobs) -> None:
+        self._bus, self._ledger, self._jobs = bus, ledger, jobs
+        self._runs = Runs(bus, settings)
+        self._inventory, self._crew = Inventory(), Crew(bus, settings)
+        self._taking = asyncio.Lock()
+        self._chunk: Chunk | None = None
+        self._stops: set[Key] = set()
+        self._closing = False
+
+    # --- what handlers ask for ----------------------------------------------------------------------------
+
+    async def take(self, run_id: RunId, plan: ChunkPlan, job: str) -> None:
+        """Begin a plan, or go on with it; returns when its `chunk_started` is durable.
+
+        Args:
+            run_id: Its run.
+            plan: The plan.
+            job: Id of the command, under which the work shows in heartbeats.
+
+        Raises:
+            Retry: Another chunk is in work, or the run is not in the log yet.
+        """
+        key = (run_id, plan.stage, plan.attempt)
+        if key in self._ledger.done:
+            return
+        async with self._taking:
+            if self._chunk is None:
+                self._chunk = await self._open(run_id, plan)
+                self._jobs.start(job, self._work(self._chunk))
+            chunk = self._chunk
+        if chunk.key != key:
+            raise Retry(f"the trainer still works on {'/'.join(map(str, chunk.key))}", delay_sec=2.0)
+        await chunk.settled.wait()
+
+    def stop(self, key: Key) -> None:
+        """End a chunk after its current update; one that has not come yet ends as soon as it comes."""
+        if key in self._ledger.done:
+            return
+        self._stops.add(key)
+        if self._chunk is not None and self._chunk.key == key:
+            self._chunk.stop_asked = True
+            if self._crew.group is not None:
+                self._crew.group.stop()
+
+    async def rest(self, run_id: RunId) -> None:
+        """The run is paused or over: end its warm group."""
+        group = self._crew.group
+        if group is not None and group.run_id == run_id and self._chunk is None:
+            log.info("the run rests, ending its process group", run_id=run_id)
+            await self._crew.end()
+
+    # --- beside the handlers ------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Go on with what a trainer before this one left; then end a group that idles for too long."""
+        try:
+            await self._recover()
+            while True:
+                await asyncio.sleep(WATCH_SEC)
+                if self._chunk is None:
+                    await self._crew.end_if_idle()
+        finally:
+            self._closing = True
+            await self._crew.end(exit_grace_sec=0.0)
+
+    async def _recover(self) -> None:
+        left = self._ledger.unfinished()
+        if not left:
+            await self._crew.sweep(None, "left by a trainer that died")
+            return
+        run_id, plan = left[-1].run_id, left[-1].plan
+        log.info("going on with a chunk that was left", run_id=run_id, stage=plan.stage, attempt=plan.attempt)
+        try:
+            await self.take(run_id, plan, f"{run_id}/{plan.stage}/{plan.attempt}/recovery")
+        except Retry as problem:
+            log.info("a chunk that was left is not taken up now", reason=str(problem))
+
+    # --- one chunk ----------------------------------------------------------------------------------------
+
+    async def _open(self, run_id: RunId, plan: ChunkPlan) -> Chunk:
+        spec, bundle = await self._runs.spec(run_id), await self._runs.bundle(run_id)
+        chunk = Chunk(run_id, plan, spec, bundle, Policy.model_validate(spec.policy.get("trainer", {})))
+        chunk.stop_asked = chunk.key in self._stops
+        begun = self._ledger.begun.get(chunk.key)
+        if begun is not None:
+            chunk.launches, chunk.since, chunk.launcher_pid = begun.launches, begun.since, begun.launcher_pid
+        return chunk
+
+    async def _work(self, chunk: Chunk) -> list[Message]:
+        try:
+            outcome = await self._to_the_end(chunk)
+            checkpoints = await self._lineage(chunk)
+            done = messages.done(chunk, outcome, checkpoints)
+            self._ledger.done.add(chunk.key)
+            self._stops.discard(chunk.key)
+            self._chunk = None  # before the gate can answer
+            await self._bus.publish(done)
+        finally:
+            chunk.settled.set()
+        await self._tidy(chunk, checkpoints)
+        return []
+
+    async def _to_the_end(self, chunk: Chunk) -> Outcome:
+        """Launch, and launch again while nothing but the surroundings are at fault."""
+        plan = chunk.plan
+        if chunk.launches == 0:
+            supersede(chunk.bundle, plan.stage, plan.start_step, plan.attempt)
+            chunk.bundle.history(plan.stage, plan.attempt).unlink(missing_ok=True)
+        relaunches, best = 0, plan.start_step
+        while True:
+            path, step = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
+            if step >= plan.target_step:
+                return Outcome("completed", step, await self._end_group_after(plan))
+            if chunk.stop_asked:
+                return Outcome("stopped", step, await self._crew.end())
+            if (problem := _disk_problem(chunk)) is not None:
+                return Outcome("runtime_error", step, await self._crew.end(), stderr=problem)
+            relaunches, best = (relaunches, best) if step <= best else (0, step)
+            end = await self._train(chunk, path, step)
+            if isinstance(end, Finished):
+                stopped = end.reason == "stopped"
+                code = await (self._crew.end() if stopped else self._end_group_after(plan))
+                return Outcome(end.reason, end.end_step, code, "\n".join(end.problems), end)
+            death = "killed" if end.hung else ends.death(end.exit_code, end.stderr)
+            log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
+            if chunk.stop_asked:
+                continue  # a stop that was asked for is no failure
+            _, reached = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
+            if death != "killed":
+                reason: ChunkEnd = "oom" if death == "oom" else "runtime_error"
+                return Outcome(reason, reached, end.exit_code, end.stderr)
+            relaunches += 1
+            if relaunches > chunk.policy.max_relaunches and reached <= best:
+                last_words = ends.gave_up(end.stderr, hung=end.hung)
+                return Outcome("runtime_error", reached, end.exit_code, last_words)
+
+    async def _train(self, chunk: Chunk, path: str | None, step: int) -> Finished | Gone:
+        """Have a group, warm or new, train the plan from a checkpoint."""
+        chunk.launches += 1
+        run = Run(
+            run_id=chunk.run_id,
+            run_name=chunk.bundle.run_name,
+            bundle=str(chunk.bundle.root.absolute()),
+            plan=chunk.plan,
+            launch=chunk.launches,
+            resume_from=path,
+            resume_step=step,
+        )
+        group, warm = await self._crew.ready_for(chunk, run)
+        group.hand(run)
+        if chunk.stop_asked:
+            group.stop()
+        chunk.launcher_pid = group.pid
+        begun = Begun(chunk.run_id, chunk.plan, chunk.launches, chunk.since, group.pid)
+        self._ledger.begun[chunk.key] = begun
+        await self._bus.publish(messages.started(chunk, group, warm=warm))
+        chunk.settled.set()
+        async with self._crew.guarded(chunk):
+            end = await group.finish(
+                lambda report: self._heard(chunk, report), hang_timeout_sec=chunk.policy.hang_timeout_sec
+            )
+        if isinstance(end, Gone):
+            if self._closing:
+                await asyncio.Event().wait()  # this service ended it, and is cancelled next
+            await self._crew.end(exit_grace_sec=0.0)
+        return end
+
+    async def _end_group_after(self, plan: ChunkPlan) -> int | None:
+        """End the group if the plan ends its stage; its exit code, none if it lives on."""
+        return await self._crew.end() if plan.ends_stage else None
+
+    async def _heard(self, chunk: Chunk, report: Progress | Saved) -> None:
+        if isinstance(report, Saved):
+            self._inventory.written(chunk.bundle, report.path)
+        else:
+            await self._bus.publish(messages.progress(chunk, report))
+
+    async def _lineage(self, chunk: Chunk) -> list[CheckpointInfo]:
+        """The stage's checkpoints, and the one the plan started from where that lies elsewhere."""
+        found = await self._inventory.look(chunk.bundle, chunk.plan.stage)
+        start = chunk.plan.resume_from
+        if start is None or start in {each.path for each in found}:
+            return found
+        return [await self._inventory.inspect(chunk.bundle, chunk.bundle.resolve(start)), *found]
+
+    async def _tidy(self, chunk: Chunk, found: list[CheckpointInfo]) -> None:
+        """After a chunk: no stray launcher, and no checkpoint that nobody needs."""
+        await self._crew.sweep(chunk, "alive after the chunk")
+        recorded = await self._bus.events(chunk.run_id)
+        gates = [each.message for each in recorded if isinstance(each.message, GateDecided)]
+        named = [(gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from) for gate in gates]
+        given = (*chunk.spec.checkpoints.values(), chunk.plan.resume_from)
+        keep = {path for paths in (*named, given) for path in paths if path}
+        await delete(chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep))
+
+
+def _disk_problem(chunk: Chunk) -> str | None:
+    free, wanted = shutil.disk_usage(chunk.bundle.root).free // MEGABYTE, chunk.policy.min_free_disk_mb
+    if free >= wanted:
+        return None
+    return (
+        f"only {free} MB are free under {chunk.bundle.root}, and a chunk starts with at least {wanted}: "
+        "make room, or lower trainer.min_free_disk_mb in policy.yaml"
+    )

@@ -1,0 +1,68 @@
+"""Rank 0's connection to the trainer. When it is lost the trainer has died, and so does this rank."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+
+from services.trainer.wire import CONTROL, ORDER, Exit, Hello, Order, Report, Run, Stop, line
+
+LOST = 3
+"""Exit code of a rank whose trainer has died; the ranks that wait for it fail in their next collective."""
+
+
+class Link:
+    """Plans come in, reports go out.
+
+    A thread reads, so that a stop is known at once and the trainer's death ends the process even inside a
+    long computation.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._orders: queue.SimpleQueue[Run | Exit] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        threading.Thread(target=self._read, daemon=True, name="link").start()
+
+    @classmethod
+    def connect(cls) -> Link:
+        """Connect to the trainer that launched this process, as the environment says."""
+        port, _, token = os.environ[CONTROL].partition(":")
+        link = cls(socket.create_connection(("127.0.0.1", int(port))))
+        link.send(Hello(token=token))
+        return link
+
+    def next_run(self) -> Run | None:
+        """Wait for the next plan; none when there will be no more."""
+        order = self._orders.get()
+        return order if isinstance(order, Run) else None
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the trainer wants the current chunk to end."""
+        return self._stop.is_set()
+
+    def send(self, report: Report) -> None:
+        """Tell the trainer."""
+        try:
+            self._connection.sendall(line(report))
+        except OSError:
+            os._exit(LOST)
+
+    def _read(self) -> None:
+        try:
+            with self._connection.makefile("rb") as lines:
+                for text in lines:
+                    self._take(ORDER.validate_json(text))
+        except OSError:
+            pass  # the same as the end of the stream
+        os._exit(LOST)
+
+    def _take(self, order: Order) -> None:
+        if isinstance(order, Stop):
+            self._stop.set()
+        else:
+            self._stop.clear()
+            self._orders.put(order)

@@ -1,0 +1,1 @@
+"""What the services share: messages, bus, bundle, datasets, world model."""

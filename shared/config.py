@@ -1,0 +1,192 @@
+"""The training configuration: TinyWorlds' key names, complete and validated.
+
+`configs/training.yaml` holds what all stages share and overrides the stage files; each file's schema is a
+class here. `StageConfig` is the flat result for one stage: what a chunk plan carries and a checkpoint stores.
+How values from files, profile and flags come together is `services.commands.resolve`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.events import STAGES, Stage
+
+Positive = Annotated[int, Field(gt=0)]
+Device = Literal["auto", "cpu", "cuda"]
+
+KNOBS = ("batch_size_per_gpu", "gradient_accumulation_steps", "learning_rate", "log_interval")
+"""What a ladder or an operator may change between chunks."""
+ALIGNED = ("patch_size", "context_length", "frame_size", "latent_dim", "num_bins", "n_actions")
+"""Come from training.yaml alone."""
+BACKBONE = ("embed_dim", "num_heads", "hidden_dim", "num_blocks")
+"""Agree across the three stages."""
+ARCHITECTURE: dict[Stage, tuple[str, ...]] = {
+    "video_tokenizer": (*BACKBONE, "patch_size", "context_length", "frame_size", "latent_dim", "num_bins"),
+    "latent_actions": (*BACKBONE, "patch_size", "context_length", "frame_size", "n_actions"),
+    "dynamics": (*BACKBONE, *ALIGNED),
+}
+"""Keys that decide the shapes of a stage's weights."""
+
+
+class Config(BaseModel):
+    """Base of configurations: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Distributed(Config):
+    """How ranks work together."""
+
+    use_ddp: bool = True
+
+
+class TrainingConfig(Config):
+    """`configs/training.yaml`: shared by all stages."""
+
+    dataset: str = "PONG"
+    """ZELDA, SONIC, POLE_POSITION, PICODOOM, PONG (data/<name>_frames.h5) or a file."""
+    frame_size: Positive = 64
+    patch_size: Positive = 4
+    context_length: Annotated[int, Field(ge=2)] = 4
+    """Frames per sample."""
+    latent_dim: Positive = 5
+    num_bins: Annotated[int, Field(ge=2)] = 4
+    n_actions: Annotated[int, Field(ge=2)] = 4
+    """Number of latent action codes, a power of two."""
+    fps: int | None = None
+    """Frames per second of a sample; none is 15 (picodoom: 30). Stride is max(1, 60 // fps)."""
+    preload_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Leading fraction of the file that is used."""
+    held_out_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Last fraction of the file, never trained on."""
+    seed: int = 0
+    amp: bool = False
+    tf32: bool = False
+    compile: bool = False
+    device: Device = "auto"
+    nproc_per_node: Positive = 2
+    distributed: Distributed = Distributed()
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    wandb_project: str = "worldloop"
+    output_root: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.frame_size % self.patch_size:
+            raise ValueError(f"frame_size {self.frame_size} is no multiple of patch_size {self.patch_size}")
+        if self.n_actions & (self.n_actions - 1):
+            raise ValueError(f"n_actions {self.n_actions} is no power of two")
+        return self
+
+
+class StageFile(Config):
+    """What the three stage files have in common."""
+
+    batch_size_per_gpu: Positive = 8
+    gradient_accumulation_steps: Positive = 1
+    n_updates: Positive = 1000
+    """The stage's target: absolute updates."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak of the schedule."""
+    log_interval: Positive = 500
+    """Updates between checkpoints and visualizations."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    embed_dim: Positive = 128
+    num_heads: Positive = 8
+    hidden_dim: Positive = 512
+    num_blocks: Positive = 4
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> StageFile:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is no multiple of num_heads {self.num_heads}")
+        return self
+
+
+class VideoTokenizerFile(StageFile):
+    """`configs/video_tokenizer.yaml`."""
+
+
+class LatentActionsFile(StageFile):
+    """`configs/latent_actions.yaml`."""
+
+    latent_balance_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the term that keeps all action codes in use; 0 is TinyWorlds' loss."""
+
+
+class DynamicsFile(StageFile):
+    """`configs/dynamics.yaml`."""
+
+    use_actions: bool = True
+    video_tokenizer_path: str | None = None
+    latent_actions_path: str | None = None
+    dynamics_masking: Literal["last_frame", "tinyworlds"] = "last_frame"
+    """last_frame: mask as decoding does; tinyworlds: one ratio per batch over all frames."""
+    use_moe: bool = False
+    num_experts: Positive = 4
+    top_k_experts: Positive = 2
+    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.01
+
+    @model_validator(mode="after")
+    def _experts(self) -> DynamicsFile:
+        if self.top_k_experts > self.num_experts:
+            raise ValueError(f"top_k_experts {self.top_k_experts} exceeds num_experts {self.num_experts}")
+        return self
+
+
+STAGE_FILES: dict[Stage, type[StageFile]] = {
+    "video_tokenizer": VideoTokenizerFile,
+    "latent_actions": LatentActionsFile,
+    "dynamics": DynamicsFile,
+}
+
+
+class StageConfig(TrainingConfig, DynamicsFile):
+    """One stage's complete configuration: training.yaml and the stage's file in one flat table."""
+
+    latent_balance_weight: Annotated[float, Field(ge=0)] = 0.1
+
+    @property
+    def effective_batch(self) -> int:
+        """Windows per update, all ranks and micro-batches."""
+        return self.batch_size_per_gpu * self.gradient_accumulation_steps * self.nproc_per_node
+
+
+class InferenceConfig(Config):
+    """`configs/inference.yaml`."""
+
+    use_actions: bool = True
+    context_window: Positive = 2
+    """Frames given to the model before it generates."""
+    prediction_horizon: Positive = 1
+    """Frames generated per decoding."""
+    generation_steps: Positive = 12
+    """Frames generated in all."""
+    decode_steps: Positive = 16
+    """MaskGIT steps per decoding."""
+    temperature: Annotated[float, Field(ge=0)] = 0.5
+    max_mse: Annotated[float, Field(gt=0)] = 0.03
+    clips: Positive = 8
+    teacher_forced: bool = False
+    sample_index: int | None = None
+    """Take this window alone, as the reference does."""
+    seed: int = 0
+    device: Device = "auto"
+
+
+class RunConfig(Config):
+    """A run's configuration: what `RunSpec.configuration` holds."""
+
+    training: TrainingConfig = TrainingConfig()
+    video_tokenizer: VideoTokenizerFile = VideoTokenizerFile()
+    latent_actions: LatentActionsFile = LatentActionsFile()
+    dynamics: DynamicsFile = DynamicsFile()
+    inference: InferenceConfig = InferenceConfig()
+
+    def stage(self, stage: Stage) -> StageConfig:
+        """The flat configuration of one stage."""
+        assert stage in STAGES
+        return StageConfig.model_validate(self.training.model_dump() | getattr(self, stage).model_dump())

@@ -1,0 +1,1 @@
+"""Recordings of games: reading, making and inspecting them."""

@@ -1,0 +1,30 @@
+"""Settings of a process, from the environment (`WORLDLOOP_*`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a process needs to know about its surroundings before it talks to anyone."""
+
+    model_config = SettingsConfigDict(env_prefix="WORLDLOOP_", frozen=True, extra="ignore")
+
+    nats_url: str | None = None
+    """Existing server; none means the embedded stack."""
+    output_root: Path | None = None
+    """Where this process finds bundles; none takes the bundle's own path from the run."""
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("worldloop", appauthor=False)
+    )
+    """Embedded stack: server store, pids, service logs."""
+    cache_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("worldloop", appauthor=False)
+    )
+    """What can be computed again."""
+    heartbeat_sec: float = 2.0
+    log_level: str = "info"

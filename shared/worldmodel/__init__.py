@@ -1,0 +1,1 @@
+"""The world model: its three networks, decoding, optimizer and checkpoints."""

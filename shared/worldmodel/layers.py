@@ -1,0 +1,228 @@
+"""What the transformer is made of: patches, positions, norms, attention, feed-forward.
+
+Shapes: B batch, T frames, C = 3 colours, H, W pixels, S patch size, P patches of a frame (row-major), E
+embedding, N heads of size K = E / N, A action bits, F conditions (T, or T - 1 when the first frame has none).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+EPS = 1e-5
+
+
+# --- positions --------------------------------------------------------------------------------------------
+
+
+def _sinusoids(positions: Tensor, width: int) -> Tensor:
+    """[n] -> [n, width]: sine on even, cosine on odd dimensions, base 10000 over this width."""
+    dims = torch.arange(width)
+    rate = torch.exp((dims - dims % 2) * (-torch.log(torch.tensor(10000.0)) / max(width, 1)))
+    angles = positions[:, None] * rate
+    return torch.where(dims % 2 == 0, angles.sin(), angles.cos())
+
+
+def _widths(embed_dim: int) -> tuple[int, int, int]:
+    """How many dimensions tell the column, the row and the frame."""
+    time = embed_dim // 3 // 2 * 2
+    column = (embed_dim - time) // 2 // 2 * 2
+    return column, embed_dim - time - column, time
+
+
+def spatial_encoding(grid: int, embed_dim: int) -> Tensor:
+    """Where a patch lies in a `grid` x `grid` frame: [P, E], zero in the temporal dimensions."""
+    column, row, time = _widths(embed_dim)
+    places = torch.arange(grid, dtype=torch.float32)
+    x_px = _sinusoids(places, column).repeat(grid, 1)
+    y_py = _sinusoids(places, row).repeat_interleave(grid, 0)
+    return torch.cat([x_px, y_py, torch.zeros(grid * grid, time)], 1)
+
+
+def temporal_encoding(frames: int, embed_dim: int) -> Tensor:
+    """Which frame of the window it is: [T, 1, E], zero in the spatial dimensions."""
+    column, row, time = _widths(embed_dim)
+    steps = torch.arange(frames, dtype=torch.float32)
+    return torch.cat([torch.zeros(frames, column + row), _sinusoids(steps, time)], 1)[:, None]
+
+
+# --- patches ----------------------------------------------------------------------------------------------
+
+
+def to_patches(frames_btchw: Tensor, patch_size: int) -> Tensor:
+    """Cut frames into patches: [B, T, P, C*S*S], ordered (colour, row, column) inside."""
+    batch, time, colours, height, width = frames_btchw.shape
+    rows, columns = height // patch_size, width // patch_size
+    cut = frames_btchw.reshape(batch, time, colours, rows, patch_size, columns, patch_size)
+    return cut.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, time, rows * columns, -1)
+
+
+def to_frames(patches_btpx: Tensor, patch_size: int) -> Tensor:
+    """Put patches [B, T, P, 3*S*S] together again: [B, T, 3, H, W] of square frames."""
+    batch, time, patches, _ = patches_btpx.shape
+    grid = round(patches**0.5)
+    cut = patches_btpx.reshape(batch, time, grid, grid, 3, patch_size, patch_size)
+    size = grid * patch_size
+    return cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, time, 3, size, size)
+
+
+def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution applied to a last dimension of channels."""
+    return fn.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Frames to patch embeddings that know their place in the frame."""
+
+    spatial_pe: Tensor
+
+    def __init__(self, frame_size: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3 * patch_size**2, embed_dim, 1)
+        self.register_buffer(
+            "spatial_pe", spatial_encoding(frame_size // patch_size, embed_dim), persistent=False
+        )
+
+    def forward(self, frames_btchw: Tensor) -> Tensor:
+        """[B, T, 3, H, W] -> [B, T, P, E]."""
+        return pointwise(to_patches(frames_btchw, self.patch_size), self.proj) + self.spatial_pe
+
+
+# --- block ------------------------------------------------------------------------------------------------
+
+
+class Norm(nn.Module):
+    """RMS norm, or without parameters of its own, scaled and shifted by a condition per frame."""
+
+    def __init__(self, embed_dim: int, condition_dim: int | None) -> None:
+        super().__init__()
+        self.conditioned = condition_dim is not None
+        if condition_dim is None:
+            self.rms = nn.RMSNorm(embed_dim, eps=EPS)
+        else:
+            linear = nn.Linear(condition_dim, 2 * embed_dim)
+            nn.init.normal_(linear.weight, std=1e-3)
+            nn.init.zeros_(linear.bias)
+            self.to_gamma_beta = nn.Sequential(nn.SiLU(), linear)
+
+    def forward(self, x_btpe: Tensor, condition_bfa: Tensor | None) -> Tensor:
+        """Norm over E; with T-1 conditions for T frames the first frame has none."""
+        if not self.conditioned:
+            return self.rms(x_btpe)  # type: ignore[no-any-return]
+        normal = fn.layer_norm(x_btpe, x_btpe.shape[-1:], eps=EPS)
+        if condition_bfa is None:
+            return normal
+        gamma_beta = self.to_gamma_beta(condition_bfa)
+        if condition_bfa.shape[1] < x_btpe.shape[1]:
+            gamma_beta = fn.pad(gamma_beta, (0, 0, 1, 0))
+        gamma, beta = gamma_beta.unsqueeze(2).chunk(2, -1)
+        return torch.addcmul(beta, normal, 1 + gamma)
+
+
+class Attention(nn.Module):
+    """Projections of multi-head attention; the state dict keeps q, k and v apart, the forward joins them."""
+
+    def __init__(self, embed_dim: int, num_heads: int, condition_dim: int | None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.norm = Norm(embed_dim, condition_dim)
+
+    def _heads(self, x_btpe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values, each [B, T, P, N, K]."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        weight = torch.cat([part.weight for part in parts])
+        bias = torch.cat([part.bias for part in parts])
+        joined = fn.linear(x_btpe, weight, bias).view(*x_btpe.shape[:3], 3, self.num_heads, -1)
+        q, k, v = joined.unbind(3)
+        return q, k, v
+
+
+class SpatialAttention(Attention):
+    """Every patch sees every patch of its frame."""
+
+    def forward(self, x_btpe: Tensor, condition_bfa: Tensor | None) -> Tensor:
+        """Attention within each frame, residual, norm: [B, T, P, E]."""
+        q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in self._heads(x_btpe))
+        seen = fn.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x_btpe.shape)
+        return self.norm(x_btpe + self.out_proj(seen), condition_bfa)  # type: ignore[no-any-return]
+
+
+class TemporalAttention(Attention):
+    """Every patch sees itself in this frame and the ones before."""
+
+    def forward(
+        self, x_btpe: Tensor, condition_bfa: Tensor | None, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Causal attention across frames, residual, norm.
+
+        Args:
+            x_btpe: The frames to compute.
+            condition_bfa: Their conditions.
+            past: Keys and values of the frames before them.
+
+        Returns:
+            [B, T, P, E], and keys and values of all frames so far.
+        """
+        q, k, v = self._heads(x_btpe)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+        seen = causal_attention(q, k, v).reshape(x_btpe.shape)
+        return self.norm(x_btpe + self.out_proj(seen), condition_bfa), (k, v)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over the frame axis; the queries are those of the last frames.
+
+    Args:
+        q: [B, T, P, N, K].
+        k: [B, T', P, N, K], T' >= T.
+        v: Like `k`.
+
+    Returns:
+        [B, T, P, N, K].
+    """
+    frames, before = q.shape[1], k.shape[1] - q.shape[1]
+    q = q * q.shape[-1] ** -0.5
+    # a window has a handful of frames: sums of products beat a million matrix products of 4 x 4
+    rows = []
+    for t in range(frames):
+        until = before + t + 1
+        scores = (q[:, t : t + 1] * k[:, :until]).sum(-1, keepdim=True)
+        rows.append((scores.softmax(1) * v[:, :until]).sum(1))
+    return torch.stack(rows, 1)
+
+
+class SwiGLU(nn.Module):
+    """`w_o(silu(w_v(x)) * w_g(x))`."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        inner = 2 * hidden_dim // 3
+        self.w_v = nn.Linear(embed_dim, inner)
+        self.w_g = nn.Linear(embed_dim, inner)
+        self.w_o = nn.Linear(inner, embed_dim)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """[..., E] -> [..., E]."""
+        weight = torch.cat([self.w_v.weight, self.w_g.weight])
+        bias = torch.cat([self.w_v.bias, self.w_g.bias])
+        value, gate = fn.linear(x, weight, bias).chunk(2, -1)
+        return self.w_o(fn.silu(value) * gate)  # type: ignore[no-any-return]
+
+
+class FeedForward(SwiGLU):
+    """A block's feed-forward part: one network for every token."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, condition_dim: int | None) -> None:
+        super().__init__(embed_dim, hidden_dim)
+        self.norm = Norm(embed_dim, condition_dim)
+
+    def forward(self, x_btpe: Tensor, condition_bfa: Tensor | None) -> tuple[Tensor, None]:
+        """Network, residual, norm: [B, T, P, E], and no auxiliary loss."""
+        return self.norm(x_btpe + self.mix(x_btpe), condition_bfa), None

@@ -1,0 +1,41 @@
+"""Which tokens are hidden from the dynamics while it trains.
+
+Shapes: B batch, T frames, P patches of a frame. True is hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def tinyworlds_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
+    """TinyWorlds' masking: one ratio in [0.5, 1) for all; each patch stays visible in one random frame.
+
+    Returns:
+        bool [B, T, P].
+    """
+    ratio = 0.5 + 0.5 * torch.rand((), generator=generator)
+    mask_btp = torch.rand(batch, frames, patches, generator=generator) < ratio
+    visible_b1p = torch.randint(frames, (batch, 1, patches), generator=generator)
+    return mask_btp.scatter(1, visible_b1p, value=False)
+
+
+def last_frame_mask(batch: int, frames: int, patches: int, generator: torch.Generator) -> Tensor:
+    """Mask as decoding does: nothing but the last frame, half of the samples all of it, else a random share.
+
+    Returns:
+        bool [B, T, P]; at least one token of every sample is hidden.
+    """
+    ratio_b1 = torch.rand(batch, 1, generator=generator)
+    whole_b1 = torch.rand(batch, 1, generator=generator) < 0.5
+    draw_bp = torch.rand(batch, patches, generator=generator)
+    hidden_bp = whole_b1 | (draw_bp < ratio_b1) | (draw_bp == draw_bp.amin(1, keepdim=True))
+    mask_btp = torch.zeros(batch, frames, patches, dtype=torch.bool)
+    mask_btp[:, -1] = hidden_bp
+    return mask_btp
+
+
+def drops_a_frame(generator: torch.Generator) -> bool:
+    """Whether a batch is cut to one frame fewer, so that short contexts are known: a quarter of them."""
+    return bool(torch.rand((), generator=generator) < 0.25)

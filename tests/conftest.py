@@ -1,0 +1,62 @@
+"""What tests of several kinds need: a real nats-server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services import nats_server as program
+
+
+class NatsServer:
+    """A nats-server of its own on a free loopback port, that can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.port = directory, program.free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        config = program.configure(self.directory, self.port)
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen([program.find(), "-c", config], stdout=log, stderr=log)
+        for _ in range(500):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise AssertionError((self.directory / "server.log").read_text())
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for all tests that keep to run ids and services of their own."""
+    yield from _running(tmp_path_factory.mktemp("nats"))
+
+
+@pytest.fixture
+def fresh_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server for one test: empty, and the test may kill it."""
+    yield from _running(tmp_path)
+
+
+def _running(directory: Path) -> Iterator[NatsServer]:
+    server = NatsServer(directory)
+    server.start()
+    yield server
+    server.stop()

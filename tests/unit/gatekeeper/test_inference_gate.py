@@ -1,0 +1,96 @@
+"""The inference gate: each condition to pass, and what a failure leads to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.gatekeeper.config import Policy
+from shared.events import GateDecided, RunSpec
+from tests.unit.gatekeeper.story import Story, only
+
+
+def gate(numbers: dict[str, Any], spec: RunSpec | None = None) -> GateDecided:
+    """The decision on a test with these numbers; a test that cannot be used has them every time."""
+    story = Story(spec or only("dynamics"), tests=[numbers] * 4).play()
+    return next(gate for gate in story.gates if gate.stage == "inference")
+
+
+def requiring(**bounds: Any) -> RunSpec:
+    return only("dynamics", policy={"require": bounds})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "check"),
+    [
+        ({"ok": False, "problem": "killed"}, 1),
+        ({"checkpoints": {"dynamics": "a"}}, 2),
+        ({"frames_inferred": 95}, 3),
+        ({"frames_expected": 0, "frames_inferred": 0}, 3),
+        ({"mse": None}, 4),
+        ({"picture": None}, 5),
+    ],
+)
+def test_a_test_that_is_not_whole_never_passes_and_says_why(numbers: dict[str, Any], check: int) -> None:
+    found = gate(numbers)
+    assert (found.decision, found.reason) == ("stop", "inference_crash")
+    assert [reason.check for reason in found.reasons if not reason.ok] == [check]
+
+
+@pytest.mark.parametrize(("mse", "decision"), [(0.03, "continue"), (0.0301, "retune")])
+def test_the_mse_must_not_be_above_the_limit_of_the_configuration(mse: float, decision: str) -> None:
+    assert gate({"mse": mse}).decision == decision
+
+
+def test_the_limit_is_the_configurations() -> None:
+    spec = only("dynamics", config={"inference": {"max_mse": 0.2}})
+    assert gate({"mse": 0.1}, spec).decision == "continue"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "skill", "decision"),
+    [
+        ({"above": 0.0}, 0.1, "continue"),
+        ({"above": 0.0}, 0.0, "retune"),
+        ({"min": 0.0}, 0.0, "continue"),
+        ({"min": 0.5, "max": 0.6}, 0.7, "retune"),
+        ({"above": 0.0}, None, "retune"),
+    ],
+)
+def test_the_policy_can_require_any_number(
+    bounds: dict[str, float], skill: float | None, decision: str
+) -> None:
+    assert gate({"skill": skill}, requiring(skill=bounds)).decision == decision
+
+
+def test_a_number_that_does_not_exist_cannot_be_required() -> None:
+    with pytest.raises(ValueError, match="luck: no such number"):
+        Policy.model_validate({"require": {"luck": {"min": 1}}})
+
+
+def test_a_pass_on_mse_alone_is_flagged() -> None:
+    found = gate({"skill": -0.1})
+    assert (found.decision, found.verdict) == ("continue", "watch")
+    assert found.recommendations == ["skill -0.1: the model is no better than repeating the last frame"]
+
+
+def test_a_tokenizer_above_the_limit_is_named_as_the_first_thing_to_do() -> None:
+    found = gate({"mse": 0.5, "tokenizer_mse": 0.04})
+    assert found.recommendations[0].startswith("a better tokenizer first")
+
+
+def test_the_peak_falls_with_every_failure_and_never_rises() -> None:
+    story = Story(only("dynamics", policy={"max_inference_retries": 4}), tests=[{"mse": 0.5}] * 5).play()
+    peaks = [plan.schedule.peak for plan in story.plans]
+    assert peaks == sorted(peaks, reverse=True)
+    expected = [5e-4 * 0.7**count for count in (1, 2, 3, 4)]
+    assert [gate.config_patch_applied["learning_rate"] for gate in story.gates if gate.stage == "inference"][
+        :4
+    ] == pytest.approx(expected)
+
+
+def test_the_record_says_where_dynamics_goes_on() -> None:
+    found = gate({"mse": 0.5})
+    assert (found.gate_step, found.resume_step, found.target_step, found.next_target_step) == (20, 20, 30, 30)
+    assert found.resume_from == found.best_checkpoint

@@ -1,0 +1,96 @@
+"""A tiny run: a recording of a moving square, three untrained checkpoints, and the events that name them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from shared.bundle import Bundle
+from shared.config import RunConfig
+from shared.events import STAGES, EvaluateInference, RunSpec, Schedule, Stage
+from shared.worldmodel.build import build_model
+from shared.worldmodel.checkpoints import save_checkpoint
+from shared.worldmodel.optim import make_optimizer
+
+RUN_ID = "20260101_000000"
+SIZE, FRAMES = 16, 300
+
+
+def moving_square(count: int = FRAMES) -> np.ndarray:
+    """A bright square that walks over noise; no two frames are equal."""
+    chance = np.random.default_rng(0)
+    frames = chance.integers(0, 60, (count, SIZE, SIZE, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        at = number % (SIZE - 4)
+        frame[at : at + 4, 4:8] = 230
+    return frames
+
+
+def write_recording(path: Path, frames: np.ndarray) -> Path:
+    with h5py.File(path, "w") as file:
+        file["frames"] = frames
+    return path
+
+
+@dataclass
+class TinyRun:
+    """A run's bundle and what its events would say."""
+
+    bundle: Bundle
+    spec: RunSpec
+    checkpoints: dict[Stage, str]
+
+    def command(self, **settings: Any) -> EvaluateInference:
+        settings = {"clips": 3, "decode_steps": 2, "generation_steps": 6, "device": "cpu", **settings}
+        return EvaluateInference(
+            run_id=RUN_ID, inference_try=1, checkpoints=self.checkpoints, settings=settings
+        )
+
+
+def configuration(dataset: Path, **training: Any) -> RunConfig:
+    backbone = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 16, "num_blocks": 1}
+    small = {"frame_size": SIZE, "patch_size": 8, "latent_dim": 2, "num_bins": 4, "fps": 60}
+    return RunConfig.model_validate(
+        {"training": {"dataset": str(dataset), "nproc_per_node": 1, **small, **training}}
+        | dict.fromkeys(STAGES, backbone)
+    )
+
+
+def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
+    stage_config = config.stage(stage)
+    model = build_model(stage, stage_config)
+    directory = bundle.checkpoint(stage, 1)
+    save_checkpoint(
+        directory,
+        stage=stage,
+        model=model,
+        optimizer=make_optimizer(model, stage_config),
+        step=1,
+        config=stage_config,
+        schedule=Schedule(peak=1e-3, start_step=0, end_step=1),
+    )
+    return bundle.relative(directory)
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> TinyRun:
+    dataset = write_recording(tmp_path / "square_frames.h5", moving_square())
+    config = configuration(dataset)
+    root = tmp_path / RUN_ID
+    root.mkdir()
+    bundle = Bundle(root, "2026_01_01_00_00_00_square")
+    spec = RunSpec(
+        bundle=str(root),
+        run_name=bundle.run_name,
+        profile="test",
+        configuration=config.model_dump(mode="json"),
+        policy={},
+        origins={},
+        stages=list(STAGES),
+    )
+    return TinyRun(bundle, spec, {stage: save(bundle, stage, config) for stage in STAGES})

@@ -1,0 +1,135 @@
+"""From rows to statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.monitor.core.history import statistics, windows
+from services.monitor.files import read_history
+from shared.errors import BundleError
+from shared.events import HistoryStats
+
+NAN = float("nan")
+
+
+def stats(
+    columns: dict[str, list[float]], start: int = 0, target: int = 10, frames: int | None = None
+) -> HistoryStats:
+    arrays = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    return statistics(
+        arrays, file="Logs/h.csv", start_step=start, target_step=target, frames_per_update=frames
+    )
+
+
+def test_windows_are_thirds_and_tenths() -> None:
+    found = windows(np.arange(30.0))
+    assert (found.early, found.mid, found.late) == (4.5, 14.5, 24.5)
+    assert (found.first10, found.last10, found.delta) == (1.0, 28.0, 27.0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9, 11])
+def test_windows_of_few_rows_have_at_least_one(rows: int) -> None:
+    found = windows(np.full(rows, 2.0))
+    assert (found.early, found.mid, found.late, found.first10, found.last10, found.delta) == (
+        2,
+        2,
+        2,
+        2,
+        2,
+        0,
+    )
+
+
+def test_a_rising_loss_has_a_positive_delta() -> None:
+    assert windows(np.linspace(1, 2, 50)).delta > 0
+    assert windows(np.linspace(2, 1, 50)).delta < 0
+
+
+def test_rows_without_a_finite_loss_are_dropped_and_counted() -> None:
+    found = stats({"_step": [0, 1, 2, 3], "train/loss": [4, NAN, float("inf"), 1]})
+    assert (found.rows, found.dropped_rows) == (2, 2)
+    assert (found.final_loss, found.min_loss, found.median_loss) == (1, 1, 2.5)
+    assert (found.first_step, found.last_step) == (0, 3)
+
+
+def test_coverage_counts_the_chunks_updates_once() -> None:
+    steps = [8.0, 9, 10, 10, 11, 12, 20]
+    found = stats({"_step": steps, "train/loss": [1.0] * 7}, start=10, target=13)
+    assert found.covered_steps == 3
+
+
+def test_no_row_with_a_loss_gives_no_statistics_but_no_error() -> None:
+    found = stats({"_step": [0], "train/loss": [NAN]})
+    assert (found.rows, found.dropped_rows, found.final_loss, found.loss) == (0, 1, None, None)
+
+
+def test_action_statistics_are_last_values() -> None:
+    found = stats(
+        {
+            "_step": [0, 1, 2],
+            "train/loss": [3, 2, 1],
+            "action_entropy": [0.1, 0.9, NAN],
+            "unique_actions": [1, 4, 3],
+            "latent_actions/codebook_usage": [0.25, 0.5, 0.75],
+            "learning_rate/group_0": [1e-3, 2e-3, 5e-4],
+        }
+    )
+    assert (found.action_entropy, found.unique_actions, found.codebook_usage) == (0.9, 3, 0.75)
+    assert found.learning_rate == 5e-4
+
+
+def test_the_tokenizers_codebook_usage_has_another_name() -> None:
+    assert stats({"_step": [0], "train/loss": [1], "train/codebook_usage": [0.5]}).codebook_usage == 0.5
+
+
+def test_throughput_skips_a_clock_that_was_set_back() -> None:
+    columns = {"_step": [0, 1, 2, 3], "train/loss": [1.0] * 4, "_runtime": [10.0, 11.0, 0.5, 1.5]}
+    assert stats(columns, frames=24).frames_per_sec == 24
+    assert stats(columns).frames_per_sec is None
+    assert stats({"_step": [0], "train/loss": [1], "_runtime": [1]}, frames=24).frames_per_sec is None
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_history_is_read_with_gaps_and_foreign_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "h.csv", "_step,note,train/loss,grad_norm\n0,a,0.5,1\n1,b,,1\n2,c,nonsense,1\n")
+    columns = read_history(path)
+    assert set(columns) == {"_step", "train/loss"}
+    np.testing.assert_array_equal(columns["train/loss"], [0.5, NAN, NAN])
+
+
+def test_a_torn_last_row_is_left_out(tmp_path: Path) -> None:
+    columns = read_history(write(tmp_path / "h.csv", "_step,train/loss\n0,0.5\n1,0.0"))
+    np.testing.assert_array_equal(columns["_step"], [0])
+
+
+def test_many_rows_come_in_pieces_and_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.monitor.files.ROWS_AT_ONCE", 7)
+    rows = "".join(f"{step},{step / 100}\n" for step in range(100))
+    columns = read_history(write(tmp_path / "h.csv", "_step,train/loss\n" + rows))
+    np.testing.assert_array_equal(columns["_step"], np.arange(100))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "there is no history file"),
+        ("", "cannot be read"),
+        ("_step,train/loss\n", "no rows"),
+        ("_step,loss\n0,1\n", "lacks the column 'train/loss'"),
+        ("train/loss\n1\n", "lacks the column '_step'"),
+        ('_step,train/loss\n0,"1\n', "cannot be read"),
+    ],
+)
+def test_a_history_that_is_none_says_why(tmp_path: Path, content: str | None, problem: str) -> None:
+    path = tmp_path / "h.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BundleError, match=problem):
+        read_history(path)

@@ -1,0 +1,271 @@
+"""What the reports say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from services.reporter.core.findings import next_actions, residual_risks
+from services.reporter.core.inference_report import inference_report
+from services.reporter.core.loop_report import loop_report
+from services.reporter.core.story import Outcome, Story, tell
+from services.reporter.reports import write_report
+from shared.bundle import Bundle
+from shared.errors import WorldloopError
+from shared.events import (
+    AlertRaised,
+    ChunkStarted,
+    OperatorRequested,
+    ReportWritten,
+    RunFinished,
+    StageBlocked,
+)
+
+RUN = "20260101_000000"
+PASSED = Outcome("passed", "the inference gate passed", degraded=False)
+FAILED = Outcome("failed", "dynamics used up its retries", degraded=False)
+Log = Any
+
+
+def story(log: Log) -> Story:
+    found = tell(log.records)
+    assert found is not None
+    return found
+
+
+def test_the_first_lines_tell_what_happened_what_to_trust_and_what_to_do(log: Log) -> None:
+    log.begin().chunk(1, 0, 50).chunk(2, 50, 100).inference()
+    lines = loop_report(story(log), PASSED, {}, {}).splitlines()
+    assert lines[2].startswith("**What happened.** The run passed: the inference gate passed.")
+    assert "dynamics to 100 updates through 2 gates (2 continue)" in lines[2]
+    assert lines[4].startswith("**What to trust.** MSE 0.004 against a limit of 0.03 over 8 held-out clips")
+    assert "skill 0.67" in lines[4]
+    assert lines[6].startswith("**What to do next.** ")
+
+
+def test_a_gate_is_one_line_with_all_it_rests_on(log: Log) -> None:
+    log.begin().chunk(1, 0, 50, gate={"dual_gpu_ok": True, "config_patch_applied": {"learning_rate": 5e-4}})
+    text = loop_report(story(log), FAILED, {}, {})
+    (line,) = re.findall(r"^- attempt 1.*$", text, re.MULTILINE)
+    for part in (
+        "update 50 of 100",
+        "decision continue (healthy)",
+        "verdict continue",
+        "dynamics_step_49](../../results/",
+        "launcher 4001",
+        "dual_gpu_ok True",
+        "patch learning_rate=0.0005",
+        "effective batch 8",
+        "retries 0 of 5",
+    ):
+        assert part in line
+    assert "  - ok: check 6 final_loss, 0.25 against 5: the loss is low enough" in text
+    assert "[Logs/history/dynamics/attempt_0001.csv](../../Logs/history/dynamics/attempt_0001.csv)" in text
+
+
+def test_a_failed_gate_names_what_failed_and_where_it_goes_on(log: Log) -> None:
+    gate = {
+        "decision": "retune",
+        "verdict": "retune",
+        "reason": "oom",
+        "accepted_checkpoint": None,
+        "resume_from": None,
+        "resume_step": 0,
+        "reasons": [
+            {
+                "check": 1,
+                "name": "ended",
+                "value": "oom",
+                "threshold": "completed",
+                "ok": False,
+                "text": "no memory",
+            }
+        ],
+    }
+    log.begin().chunk(1, 0, 50, gate=gate)
+    text = loop_report(story(log), FAILED, {}, {})
+    assert "decision retune (oom)" in text
+    assert "checkpoint (goes on from) none" in text
+    assert "**failed**: check 1 ended, oom against completed: no memory" in text
+
+
+def test_configuration_changes_are_those_of_the_plans(log: Log) -> None:
+    log.begin().chunk(1, 0, 50).chunk(2, 50, 100, batch_size_per_gpu=2, peak=5e-4)
+    text = loop_report(story(log), FAILED, {}, {})
+    assert "| dynamics | 2 | `batch_size_per_gpu` | 4 | 2 |" in text
+    assert "| dynamics | 2 | `effective batch` | 8 | 4 |" in text
+    assert "| dynamics | 2 | `schedule.peak` | 0.001 | 0.0005 |" in text
+
+
+def test_without_changes_it_says_so(log: Log) -> None:
+    log.begin().chunk(1, 0, 50).chunk(2, 50, 100)
+    assert "None: every chunk ran with the values the run began with." in loop_report(
+        story(log), FAILED, {}, {}
+    )
+
+
+def test_what_went_on_beside_the_gates_is_told(log: Log) -> None:
+    log.begin()
+    log.add(OperatorRequested(run_id=RUN, request="pause_run", request_id="1"))
+    log.add(
+        AlertRaised(
+            run_id=RUN, stage="dynamics", attempt=1, channel="history", silence_sec=9, limit_sec=5,
+            detail="history: silent for 9 s",
+        )
+    )  # fmt: skip
+    log.chunk(1, 0, 50)
+    text = loop_report(story(log), FAILED, {}, {})
+    assert "operator: pause_run" in text
+    assert "history: silent for 9 s" in text
+
+
+def test_a_run_that_trained_nothing_still_has_its_reports(log: Log) -> None:
+    log.begin(stages=())
+    found = story(log)
+    assert "No stage was trained." in loop_report(found, FAILED, {}, {})
+    assert "The inference test was not run." in inference_report(found, FAILED, {})
+
+
+def test_the_inference_report_has_every_number_beside_its_baseline(log: Log) -> None:
+    log.begin(config={"inference": {"max_mse": 0.05}}).chunk(1, 0, 100).inference()
+    text = inference_report(story(log), PASSED, {"all events": "Logs/events.jsonl"})
+    assert "| MSE, predicted frames | 0.004 (95 %: 0.003 to 0.005) | limit 0.05 |" in text
+    assert "| MSE of repeating the last frame | 0.012 |" in text
+    assert "| tokenizer MSE | 0.001 | the ceiling" in text
+    assert "| 2 | 0.005 | 0.014 | 0.64 | 23 |" in text
+    assert "](../../inference_results/inference_results_gt_vs_pred_1.png)" in text
+    assert "- all events: [Logs/events.jsonl](../../Logs/events.jsonl)" in text
+    assert (
+        "| dynamics | 1 | 0 to 100 of 100 | 1 (cold) | 4001 | 2 on cpu | completed | none | 30.0 s |" in text
+    )
+
+
+def test_the_status_names_mode_and_flag(log: Log) -> None:
+    log.begin(config={"inference": {"teacher_forced": True}}).chunk(1, 0, 100).inference(
+        mode="teacher-forced"
+    )
+    text = inference_report(story(log), Outcome("passed", "x", degraded=True), {})
+    assert "Status: **passed (teacher-forced, degraded)**" in text
+
+
+def test_an_inference_test_that_died_is_reported(log: Log) -> None:
+    log.begin().inference(ok=False, problem="out of memory", mse=None, held_out=False)
+    text = inference_report(story(log), FAILED, {})
+    assert "The test did not come to its end: out of memory" in text
+    assert residual_risks(story(log), FAILED)[0] == "The inference test gave no number: out of memory."
+
+
+def test_passing_on_mse_alone_is_the_first_residual_risk(log: Log) -> None:
+    log.begin().chunk(1, 0, 100).inference(skill=-0.1, held_out=False, motion_ratio=0.1)
+    risks = residual_risks(story(log), PASSED)
+    assert risks[0].startswith("The model passes on MSE alone: skill -0.1 is not above 0")
+    assert "First residual risk: The model passes on MSE alone" in loop_report(story(log), PASSED, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "risk"),
+    [
+        ({"held_out": False}, "not held out"),
+        ({"mode": "teacher-forced"}, "Teacher-forced"),
+        ({"tokenizer_mse": 0.04}, "no dynamics model can pass"),
+        ({"mean_frame_skill": 0.9}, "mean frame"),
+        ({"motion_ratio": 0.4}, "too still"),
+        ({"motion_ratio": 1.4}, "too restless"),
+        ({"delta_psnr": 0.0}, "Actions steer nothing"),
+        ({"actions_in_use": 1}, "Only 1 of 4"),
+        ({"seen_share": 0.9}, "90 % of the target frames"),
+        ({"video_problem": "no encoder"}, "no encoder"),
+    ],
+)
+def test_every_weakness_of_the_test_is_a_residual_risk(log: Log, numbers: dict[str, Any], risk: str) -> None:
+    log.begin().chunk(1, 0, 100).inference()
+    assert residual_risks(story(log), PASSED) == []
+    log.inference(inference_try=2, **numbers)
+    (found,) = residual_risks(story(log), PASSED)
+    assert risk in found
+
+
+def test_weaknesses_of_the_training_are_residual_risks_too(log: Log) -> None:
+    log.begin().chunk(1, 0, 50, gate={"verdict": "watch", "reason": "watch", "degraded": True})
+    again = next(r.message for r in log.records if isinstance(r.message, ChunkStarted))
+    log.records.insert(
+        2, log.records[1].__class__(99, log.records[1].time, "t", again.model_copy(update={"launch": 2}))
+    )
+    risks = " ".join(residual_risks(story(log), Outcome("passed", "x", degraded=True)))
+    assert "Degraded" in risks
+    assert "flagged `watch`" in risks
+    assert "launched again: dynamics attempt 1" in risks
+
+
+def test_a_tokenizer_above_the_limit_is_the_first_next_action(log: Log) -> None:
+    log.begin().chunk(1, 0, 100, gate={"recommendations": ["fewer actions"]}).inference(
+        tokenizer_mse=0.04, mse=0.05
+    )
+    actions = next_actions(story(log), FAILED)
+    assert actions[0] == "Train a better tokenizer first, then latent actions and dynamics again."
+    assert "fewer actions" in actions
+
+
+def test_a_blocked_stage_and_a_stopped_run_say_how_to_go_on(log: Log) -> None:
+    log.begin().chunk(1, 0, 50)
+    log.add(StageBlocked(run_id=RUN, stage="dynamics", blocking_factors=["loss rises"], best_checkpoint=None))
+    assert next_actions(story(log), FAILED)[0] == "dynamics: loss rises"
+    stopped = next_actions(story(log), Outcome("stopped", "asked", degraded=False))
+    assert f"Go on where it stopped: `worldloop train --resume {RUN}`." in stopped
+
+
+def test_the_report_is_the_same_when_it_is_written_again_later(log: Log) -> None:
+    log.begin().chunk(1, 0, 100).inference()
+    first, stamp = inference_report(story(log), PASSED, {}), story(log).stamp
+    log.add(ReportWritten(run_id=RUN, report="loop", path=None, ok=False), "/worldloop/reporter")
+    log.add(AlertRaised(run_id=RUN, channel="x", silence_sec=1, limit_sec=1), "/worldloop/monitor")
+    log.add(RunFinished(run_id=RUN, status="passed", degraded=False, reason="x"))
+    assert inference_report(story(log), PASSED, {}) == first
+    assert story(log).stamp == stamp == "2026_01_01_00_05_00"
+
+
+def test_an_event_that_was_delivered_twice_counts_once(log: Log) -> None:
+    log.begin().chunk(1, 0, 100).inference()
+    once = inference_report(story(log), PASSED, {})
+    log.records.append(log.records[-2])
+    log.records.append(log.records[-2])
+    assert inference_report(story(log), PASSED, {}).count("### Try 1") == once.count("### Try 1")
+
+
+def links(report: Path) -> list[Path]:
+    targets = re.findall(r"\]\((\.\./[^)]+)\)", report.read_text())
+    return [(report.parent / unquote(target)).resolve() for target in targets]
+
+
+def test_a_written_report_links_its_plot_and_moves_with_the_bundle(
+    log: Log, bundle: Bundle, tmp_path: Path
+) -> None:
+    log.begin().chunk(1, 0, 50).chunk(2, 50, 100)
+    path = write_report("loop", bundle, story(log), PASSED)
+    assert path == "docs/action/auto-training-loop-report-2026_01_01_00_06_00.md"
+    moved = bundle.root.rename(tmp_path / "elsewhere")
+    plots = [target for target in links(moved / path) if target.suffix == ".png"]
+    assert [plot.name for plot in plots] == ["dynamics_loss.png"]
+    assert plots[0].is_relative_to(moved.resolve())
+    assert plots[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_history_costs_the_plot_not_the_report(log: Log, bundle: Bundle) -> None:
+    log.begin().chunk(1, 0, 50, rows=False)
+    text = bundle.resolve(write_report("loop", bundle, story(log), PASSED)).read_text()
+    assert "No loss plot: " in text
+    assert "attempt_0001.csv" in text
+
+
+def test_an_unknown_kind_is_refused_by_name(log: Log, bundle: Bundle) -> None:
+    with pytest.raises(WorldloopError, match="horoscope"):
+        write_report("horoscope", bundle, story(log.begin()), PASSED)
+
+
+def test_text_from_outside_does_not_break_tables(log: Log) -> None:
+    log.begin().chunk(1, 0, 50, dataset="a|b").chunk(2, 50, 100, dataset="c\nd")
+    assert "| dynamics | 2 | `dataset` | a\\|b | c d |" in loop_report(story(log), PASSED, {}, {})

@@ -1,0 +1,96 @@
+"""The wire form: CloudEvents headers, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from shared.bus.wire import dead, decode, encode, published, service_of
+from shared.errors import MessageError
+from shared.events import AlertRaised, Heartbeat, StopChunk
+
+RUN = "20260101_000000"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+STOP = StopChunk(run_id=RUN, stage="dynamics", attempt=3)
+
+
+def test_a_message_travels_as_a_cloudevent_in_binary_mode() -> None:
+    envelope = encode(STOP, source="/worldloop/gatekeeper", time=NOON)
+    assert envelope.subject == f"worldloop.{RUN}.command.trainer.stop"
+    assert envelope.headers == {
+        "ce-specversion": "1.0",
+        "ce-id": f"{RUN}/dynamics/3/stop",
+        "ce-type": "worldloop.command.stop",
+        "ce-source": "/worldloop/gatekeeper",
+        "ce-time": "2026-01-01T12:00:00.000000Z",
+        "ce-datacontenttype": "application/json",
+    }
+    assert decode(envelope.subject, envelope.data) == STOP
+
+
+def test_times_are_utc_whatever_zone_they_came_in() -> None:
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+    assert (
+        encode(STOP, source="/worldloop/cli", time=there).headers["ce-time"] == "2026-01-01T12:00:00.000000Z"
+    )
+
+
+def test_header_values_are_percent_encoded_as_cloudevents_asks() -> None:
+    alert = AlertRaised(run_id=RUN, channel='gpu "0"\r\nü', silence_sec=1, limit_sec=1)
+    ident = encode(alert, source="/worldloop/monitor", time=NOON).headers["ce-id"]
+    assert ident == f"{RUN}/None/None/gpu%20%220%22%0D%0A%C3%BC/1/alert_raised"
+
+
+def test_every_reading_of_telemetry_has_an_id_of_its_own() -> None:
+    beat = Heartbeat(run_id="idle", service="trainer", pid=1, host="here", working_on=[])
+    idents = {encode(beat, source="/worldloop/trainer", time=NOON).headers["ce-id"] for _ in range(3)}
+    assert len(idents) == 3
+    assert "" not in idents
+
+
+@pytest.mark.parametrize(
+    ("subject", "data", "complaint"),
+    [
+        ("worldloop.x.event.party", b"{}", "no message of worldloop has this subject"),
+        ("elsewhere", b"{}", "no message of worldloop has this subject"),
+        (f"worldloop.{RUN}.command.trainer.stop", b"{", "no valid stop: payload: Invalid JSON"),
+        (f"worldloop.{RUN}.command.trainer.stop", b"[]", "no valid stop: payload: "),
+        (
+            f"worldloop.{RUN}.command.trainer.stop",
+            b'{"run_id": "20260101_000000", "stage": "dynamics", "attempt": "soon"}',
+            "attempt: Input should be a valid integer",
+        ),
+        (
+            f"worldloop.{RUN}.command.trainer.stop",
+            b'{"run_id": "20260101_000000", "stage": "dynamics", "attempt": 1, "why": "x"}',
+            "why: Extra inputs are not permitted",
+        ),
+        (f"worldloop.{RUN}_2.command.trainer.stop", STOP.model_dump_json().encode(), f"is of run {RUN}"),
+    ],
+)
+def test_what_is_no_message_names_subject_field_and_problem(
+    subject: str, data: bytes, complaint: str
+) -> None:
+    with pytest.raises(MessageError) as caught:
+        decode(subject, data)
+    assert str(caught.value).startswith(f"{subject}: ")
+    assert complaint in str(caught.value)
+
+
+def test_a_message_without_readable_headers_has_the_time_it_was_stored() -> None:
+    assert published(None, NOON) == (NOON, "")
+    assert published({"ce-time": "noon", "ce-source": "/a%20b"}, NOON) == (NOON, "/a b")
+    assert published({"ce-time": "2026-01-01T13:00:00Z"}, NOON) == (NOON + timedelta(hours=1), "")
+
+
+def test_a_dead_letter_keeps_what_came_and_where() -> None:
+    envelope = encode(STOP, source="/worldloop/gatekeeper", time=NOON)
+    letter = dead(envelope, "trainer", "no", 5)
+    assert (letter.run_id, letter.name, letter.subject) == (RUN, "trainer.stop", envelope.subject)
+    assert (letter.data, letter.headers, letter.deliveries) == (envelope.data, envelope.headers, 5)
+
+
+def test_only_services_have_dead_letters() -> None:
+    assert service_of("trainer") == "trainer"
+    assert service_of("cli") is None
