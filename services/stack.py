@@ -185,9 +185,8 @@ def find(child: Child) -> psutil.Process | None:
     """The process itself, if it still runs: same pid and same time of creation."""
     try:
         process = psutil.Process(child.pid)
-        same = (
-            abs(process.create_time() - child.created) < 1.0
-        )  # the kernel's clock may be adjusted meanwhile
+        # not exactly equal: the kernel's clock may have been adjusted meanwhile
+        same = abs(process.create_time() - child.created) < 1.0
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None

@@ -17,10 +17,15 @@ from services.commands.follow import Screen, ask_at_terminal, follow, interrupts
 from services.commands.options import TrainOptions
 from services.commands.start import Prepared, create, prepare
 from services.commands.view import RunView, fold_all
+from shared.bus.journal import read_journal
 from shared.bus.protocol import Bus
-from shared.errors import UsageError
-from shared.events import OperatorCommand, ResumeRun, StartRun
+from shared.errors import BundleError, UsageError
+from shared.events import OperatorCommand, ResumeRun, RunFinished, StartRun
 from shared.settings import Settings
+
+EVENT_FILE_SEC = 10.0
+"""How long a run that has ended may take to be told to its end in the bundle."""
+EVENT_FILE_LOOK_SEC = 0.1
 
 
 def train(options: TrainOptions, *, resume: str | None, nats_url: str | None, as_json: bool) -> int:
@@ -120,7 +125,7 @@ async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -
         )
     with interrupts() as interrupted, Screen(console, hint="Ctrl-C: stop or detach") as screen:
         await bus.publish(command)
-        return await follow(
+        view, left = await follow(
             bus,
             view,
             screen,
@@ -129,3 +134,34 @@ async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -
             ask=lambda: ask_at_terminal(interrupted),
             waiting_for=command.request_id,
         )
+    if not left and not await recorded_in_bundle(bus, view):
+        console.print(
+            f"The reporter has not written the run's last events to {view.bundle}/{places.EVENTS_FILE} yet; "
+            "it goes on with that when the stack is up",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return view, left
+
+
+async def recorded_in_bundle(bus: Bus, view: RunView) -> bool:
+    """Wait until the bundle's event file tells the run to its end, so that the bundle is enough.
+
+    Returns:
+        Whether it does; true as well where the bundle is not on this machine.
+    """
+    last = await bus.last_event(view.run_id, RunFinished.name)
+    if last is None or view.bundle is None or not Path(view.bundle).is_dir():
+        return True
+    for _ in range(int(EVENT_FILE_SEC / EVENT_FILE_LOOK_SEC)):
+        try:
+            if any(
+                each.sequence >= last.sequence
+                for each in read_journal(Path(view.bundle) / places.EVENTS_FILE)
+            ):
+                return True
+        except BundleError:
+            pass  # not there yet, or just being written
+        await asyncio.sleep(EVENT_FILE_LOOK_SEC)
+    return False

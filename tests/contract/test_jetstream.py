@@ -24,6 +24,82 @@ def paused(ordinal: int) -> RunPaused:
     return RunPaused(run_id=RUN, by="operator", reason="lunch", ordinal=ordinal)
 
 
+class Wire:
+    """A connection to the server that can lose what the server says, and break."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._streams: list[asyncio.StreamWriter] = []
+        self.losing = False
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        self._streams += [writer, to_server]
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, *, down: bool) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    if not (down and self.losing):
+                        target.write(data)
+
+        await asyncio.gather(pump(reader, to_server, down=False), pump(upstream, writer, down=True))
+
+
+async def test_an_event_that_was_lost_with_the_connection_is_followed_all_the_same(
+    fresh_nats_server: Any,
+) -> None:
+    writer = await JetStreamBus.connect(fresh_nats_server.url)
+    async with Wire(fresh_nats_server.port) as wire:
+        reader = await JetStreamBus.connect(wire.url)
+        await writer.publish(paused(1))
+        async with contextlib.aclosing(reader.follow()) as events:
+            assert (await anext(events)).message == paused(1)
+            waiting = asyncio.create_task(anext(events))
+            await asyncio.sleep(0.1)  # the server has the pull and answers it with what comes next
+            wire.losing = True
+            await writer.publish(paused(2))
+            await asyncio.sleep(0.1)
+            wire.losing = False
+            wire.cut()
+            assert (await asyncio.wait_for(waiting, 20)).message == paused(2)
+            await writer.publish(paused(3))
+            assert (await asyncio.wait_for(anext(events), 20)).message == paused(3)
+        await reader.close()
+    await writer.close()
+
+
+async def test_an_append_whose_answer_was_lost_is_no_conflict_with_itself(fresh_nats_server: Any) -> None:
+    async with Wire(fresh_nats_server.port) as wire:
+        bus = await JetStreamBus.connect(wire.url)
+        wire.losing = True
+        appending = asyncio.create_task(bus.append(paused(1), after=0))
+        await asyncio.sleep(0.1)
+        wire.losing = False
+        assert await asyncio.wait_for(appending, 20) == 1
+        assert len(await bus.events()) == 1
+        await bus.close()
+
+
 async def test_a_follower_goes_on_after_the_server_was_killed_without_gaps_or_repeats(
     fresh_nats_server: Any,
 ) -> None:

@@ -92,6 +92,8 @@ def test_up_waits_for_the_services_and_gives_them_the_mark_of_the_stack(
     assert "RUN_BUNDLE_ROOT" not in marks
     again = stack.up(settings, commands={"monitor": LIVING})
     assert [c.pid for c in again.children] == [c.pid for c in state.children]
+    stack.down(settings)
+    assert stack.log_file(settings, "monitor").read_text().splitlines()[-1].endswith("stopped")
 
 
 async def test_a_killed_server_comes_back_on_its_port_with_what_it_held(settings: Settings) -> None:

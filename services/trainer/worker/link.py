@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Callable
 
 from services.trainer.wire import CONTROL, ORDER, Exit, Hello, Order, Report, Run, Stop, line
 
@@ -18,10 +19,16 @@ class Link:
 
     A thread reads, so that a stop is known at once and the trainer's death ends the process even inside a
     long computation.
+
+    Args:
+        connection: To the trainer.
+        lost: Called when it is lost; ends the process at once.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: socket.socket, *, lost: Callable[[], None] = lambda: os._exit(LOST)
+    ) -> None:
+        self._connection, self._lost = connection, lost
         self._orders: queue.SimpleQueue[Run | Exit] = queue.SimpleQueue()
         self._stop = threading.Event()
         threading.Thread(target=self._read, daemon=True, name="link").start()
@@ -49,7 +56,7 @@ class Link:
         try:
             self._connection.sendall(line(report))
         except OSError:
-            os._exit(LOST)
+            self._lost()
 
     def _read(self) -> None:
         try:
@@ -58,7 +65,7 @@ class Link:
                     self._take(ORDER.validate_json(text))
         except OSError:
             pass  # the same as the end of the stream
-        os._exit(LOST)
+        self._lost()
 
     def _take(self, order: Order) -> None:
         if isinstance(order, Stop):
