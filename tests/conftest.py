@@ -1,4 +1,4 @@
-"""What tests of several kinds need: a real nats-server."""
+"""What tests of several kinds need: directories of their own, and a real nats-server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from services import nats_server as program
+
+settings.register_profile("worldloop", deadline=None)  # no test asserts a wall-clock time
+settings.load_profile("worldloop")
+
+
+@pytest.fixture(autouse=True)
+def own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's state, cache or environment."""
+    for name in ("WORLDLOOP_NATS_URL", "WORLDLOOP_OUTPUT_ROOT", "RUN_BUNDLE_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    directory = tmp_path_factory.mktemp("own")
+    monkeypatch.setenv("WORLDLOOP_STATE_DIR", str(directory / "state"))
+    monkeypatch.setenv("WORLDLOOP_CACHE_DIR", str(directory / "cache"))
 
 
 class NatsServer:

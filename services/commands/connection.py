@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from services import stack
+from shared import logs
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.protocol import Bus
 from shared.errors import BusError
@@ -23,6 +24,11 @@ def server_url(nats_url: str | None, settings: Settings) -> str | None:
     return running.url if running is not None and running.alive else None
 
 
+async def _open(url: str, *, wait_sec: float = 5.0) -> JetStreamBus:
+    logs.configure("cli", Settings())  # to stderr: stdout is the command's own
+    return await JetStreamBus.connect(url, wait_sec=wait_sec)
+
+
 @contextlib.asynccontextmanager
 async def connect(nats_url: str | None) -> AsyncIterator[Bus]:
     """The bus of a server that must be there.
@@ -33,7 +39,7 @@ async def connect(nats_url: str | None) -> AsyncIterator[Bus]:
     url = server_url(nats_url, Settings())
     if url is None:
         raise BusError("no server: start the embedded stack with `worldloop up`, or give --nats-url")
-    bus = await JetStreamBus.connect(url)
+    bus = await _open(url)
     try:
         yield bus
     finally:
@@ -53,7 +59,7 @@ async def connect_if_up(nats_url: str | None) -> AsyncIterator[Bus | None]:
     bus: JetStreamBus | None = None
     if url is not None:
         try:
-            bus = await JetStreamBus.connect(url, wait_sec=LOOK_SEC)
+            bus = await _open(url, wait_sec=LOOK_SEC)
         except BusError:
             if named:
                 raise

@@ -79,7 +79,8 @@ async def watch_gpus(deps: Deps) -> None:
             wanted = next_pause(deps.clock() - chunk.launched, interval)
             pause = wanted if pause is None else min(pause, wanted)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(deps.wake.wait(), pause)
+            async with asyncio.timeout(pause):
+                await deps.wake.wait()
         deps.wake.clear()
 
 

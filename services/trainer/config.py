@@ -26,6 +26,8 @@ class Policy(Config):
     """How often the guard looks while a chunk runs."""
     min_free_disk_mb: Annotated[int, Field(ge=0)] = 512
     """Free space below which no chunk starts."""
+    warm_workers: bool = True
+    """Hand the next plan to the same process group; off, every chunk gets a new one."""
     warm_idle_sec: Seconds = 300.0
     """A warm group without a plan for this long is ended."""
     kill_grace_sec: Seconds = 5.0

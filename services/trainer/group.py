@@ -236,7 +236,10 @@ class Group:
         writer.write(b"".join(line(order) for order in self._waiting))
         with contextlib.suppress(OSError):
             async for text in reader:
-                self._reports.put_nowait(REPORT.validate_json(text))
+                try:
+                    self._reports.put_nowait(REPORT.validate_json(text))
+                except ValueError as error:
+                    log.error("the training process said something that is no report", problem=str(error))  # noqa: TRY400
 
 
 def scratch_of(settings: Settings) -> Path:

@@ -6,9 +6,13 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import structlog
+
 from shared.bundle import Bundle, checkpoint_directories, step_of
 from shared.events import CheckpointInfo, Stage
 from shared.sheets import sheet_step
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Signature = tuple[tuple[str, int, int], ...]
 """Name, size and time of each file."""
@@ -64,9 +68,12 @@ def supersede(bundle: Bundle, stage: Stage, step: int, attempt: int) -> None:
 
 
 async def delete(bundle: Bundle, paths: list[str]) -> None:
-    """Delete checkpoints."""
+    """Delete checkpoints; one that the disk will not let go is logged and left."""
     for path in paths:
-        await asyncio.to_thread(shutil.rmtree, bundle.resolve(path))
+        try:
+            await asyncio.to_thread(shutil.rmtree, bundle.resolve(path))
+        except OSError as error:
+            log.warning("a checkpoint could not be deleted", path=path, problem=str(error))
 
 
 def _free(path: Path) -> Path:
@@ -79,6 +86,8 @@ def _free(path: Path) -> Path:
 
 
 def _signature(directory: Path) -> Signature:
+    if not directory.is_dir():
+        return ()
     files = ((path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file())
     return tuple((name, about.st_size, about.st_mtime_ns) for name, about in files)
 

@@ -33,7 +33,8 @@ def started(chunk: Chunk, group: Group, *, warm: bool) -> ChunkStarted:
 def progress(chunk: Chunk, report: Progress) -> TrainProgress:
     """Where the chunk is; the time left is to the stage's target."""
     config, stage_target = chunk.config, chunk.plan.schedule.end_step
-    frames_left = (stage_target - report.step) * config.effective_batch * config.context_length
+    windows = config.batch_size_per_gpu * config.gradient_accumulation_steps * world_size(config)
+    frames_left = (stage_target - report.step) * windows * config.context_length
     return TrainProgress(
         run_id=chunk.run_id,
         stage=chunk.plan.stage,

@@ -151,7 +151,7 @@ class Trainer:
         while True:
             path, step = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
             if step >= plan.target_step:
-                return Outcome("completed", step, await self._end_group_after(plan))
+                return Outcome("completed", step, await self._end_group_after(chunk))
             if chunk.stop_asked:
                 return Outcome("stopped", step, await self._crew.end())
             if (problem := _disk_problem(chunk)) is not None:
@@ -159,8 +159,10 @@ class Trainer:
             relaunches, best = (relaunches, best) if step <= best else (0, step)
             end = await self._train(chunk, path, step)
             if isinstance(end, Finished):
+                for problem in end.problems:
+                    log.warning("training went on, but not all is well", problem=problem)
                 stopped = end.reason == "stopped"
-                code = await (self._crew.end() if stopped else self._end_group_after(plan))
+                code = await (self._crew.end() if stopped else self._end_group_after(chunk))
                 return Outcome(end.reason, end.end_step, code, "\n".join(end.problems), end)
             death = "killed" if end.hung else ends.death(end.exit_code, end.stderr)
             log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
@@ -206,9 +208,10 @@ class Trainer:
             await self._crew.end(exit_grace_sec=0.0)
         return end
 
-    async def _end_group_after(self, plan: ChunkPlan) -> int | None:
-        """End the group if the plan ends its stage; its exit code, none if it lives on."""
-        return await self._crew.end() if plan.ends_stage else None
+    async def _end_group_after(self, chunk: Chunk) -> int | None:
+        """End the group after its stage, or if none is kept warm; its exit code, none if it lives on."""
+        over = chunk.plan.ends_stage or not chunk.policy.warm_workers
+        return await self._crew.end() if over else None
 
     async def _heard(self, chunk: Chunk, report: Progress | Saved) -> None:
         if isinstance(report, Saved):

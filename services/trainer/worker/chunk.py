@@ -43,11 +43,11 @@ class Desk:
         self.history.add(update, values)
         self.tracking.add(update, values)
 
-    def progress(self, step: int, values: dict[str, float], frames: int) -> None:
-        """Say where the chunk is, but not too often."""
+    def progress(self, step: int, values: dict[str, float], frames: int, *, at_end: bool) -> None:
+        """Say where the chunk is, at its end or when it was not said just now."""
         now = time.monotonic()
         self.frames += frames
-        if now - self.last_progress < PROGRESS_SEC:
+        if now - self.last_progress < PROGRESS_SEC and not at_end:
             return
         rate = self.frames / (now - self.last_progress) if self.last_progress else 0.0
         self.last_progress, self.frames = now, 0
@@ -142,8 +142,10 @@ class Chunk:
     def _record(self, update: int, values: dict[str, float]) -> None:
         if self.desk is not None:
             self.desk.row(update, values)
-            frames = self.config.effective_batch * self.config.context_length
-            self.desk.progress(update + 1, values, frames)
+            config, done = self.config, update + 1
+            windows = config.batch_size_per_gpu * config.gradient_accumulation_steps * self.session.ranks.size
+            at_end = done == self.run.plan.target_step
+            self.desk.progress(done, values, windows * config.context_length, at_end=at_end)
 
     def _keep(self, step: int) -> bool:
         """Write history, sheet and checkpoint, in this order.

@@ -22,7 +22,7 @@ class Link:
 
     Args:
         connection: To the trainer.
-        lost: Called when it is lost; ends the process at once.
+        lost: Called when it is lost; by default the process ends at once.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class Link:
                     self._take(ORDER.validate_json(text))
         except OSError:
             pass  # the same as the end of the stream
-        self._lost()
+        finally:
+            self._lost()
 
     def _take(self, order: Order) -> None:
         if isinstance(order, Stop):
