@@ -616,7 +616,9 @@ class GateDecided(Event):
     next_target_step: int | None = None
     """Target of the next chunk; none when there is none."""
     config_patch_applied: Document = {}
-    """Knobs that change with this decision."""
+    """Knobs that change with this decision; a stop changes none."""
+    config_patch_on_resume: Document = {}
+    """After a stop: knobs that change when the run is resumed."""
     ladder: list[str] = []
     """Rungs that were climbed: learning_rate, gradient_accumulation_steps, log_interval, target, chunk."""
     effective_batch: int

@@ -351,13 +351,15 @@ class _Runtime(Generic[D]):
             raise Reject(f"{self._app.service} has no handler for {message.name}")
         with logs.bound(message):
             log.debug("handling", message=message.id)
-            self._handling += [message.id] if isinstance(message, Command) else []
+            if command := isinstance(message, Command):
+                self._handling.append(message.id)
             try:
                 async with _kept_alive(delivery):
                     for answer in await handler(message, self._app.deps):
                         await self._bus.publish(answer)
             finally:
-                self._handling.clear()
+                if command:  # an event may be handled beside it
+                    self._handling.remove(message.id)
 
     async def _again(self, delivery: Delivery, delay_sec: float, reason: str) -> None:
         if delivery.deliveries >= MAX_DELIVERIES:

@@ -24,6 +24,8 @@ from shared.events import Event, GateDecided, Heartbeat, OperatorCommand
 
 TICK_SEC = 1.0
 """How often limits are looked at; decisions do not wait for it."""
+LONGEST_STEP_SEC = 5.0
+"""Most that counts between two looks: who was stopped, or waited for the bus, could have heard nobody."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class Keeper:
             now = self._clock()
             try:
                 if now - last >= self._tick_sec:
-                    elapsed, last = now - last, now
+                    elapsed, last = min(now - last, LONGEST_STEP_SEC), now
                     await self._tick(elapsed)
                 if self._caught_up:
                     await self._evaluate()

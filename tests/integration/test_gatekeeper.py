@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from math import ceil
 
 import pytest
 
@@ -15,7 +16,6 @@ from services.gatekeeper.handlers import HANDLERS
 from services.gatekeeper.keeper import Keeper
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.wire import Envelope
-from shared.errors import SequenceConflict
 from shared.events import (
     ChunkCommand,
     Command,
@@ -59,24 +59,13 @@ SHORT = only("video_tokenizer")
 
 
 class Bus(MemoryBus):
-    """Can be away, and says with a conflict where the run's log ends."""
+    """Can be away."""
 
     away = False
 
     @property
     def connected(self) -> bool:
         return not self.away
-
-    async def append(self, event: Event, *, after: int) -> int:
-        try:
-            return await super().append(event, after=after)
-        except SequenceConflict as conflict:
-            last = max(
-                sequence
-                for sequence, envelope in self.broker.log
-                if envelope.subject.split(".")[1] == event.run_id
-            )
-            raise SequenceConflict(str(conflict), last=last) from None
 
 
 class World:
@@ -144,8 +133,9 @@ class World:
 
     async def pass_time(self, seconds: float) -> None:
         """Time goes on in small steps, so that every tick sees some of it."""
-        for _ in range(20):
-            self.now += seconds / 20
+        steps = max(20, ceil(seconds))
+        for _ in range(steps):
+            self.now += seconds / steps
             await asyncio.sleep(0.015)
 
     async def _answer(self) -> None:
@@ -305,6 +295,17 @@ async def test_pause_resume_and_stop_reach_the_log_before_they_are_acked(world: 
     refused = (await world.until(CommandRejected))[-1]
     assert isinstance(refused, CommandRejected)
     assert "has ended as stage_completed" in refused.reason
+
+
+async def test_an_hour_in_which_the_gatekeeper_was_stopped_is_no_waiting(world: World) -> None:
+    world.silent_monitor = True
+    world.gatekeeper()
+    await world.start()
+    await world.until(Event, count=5)
+    await world.pass_time(5)
+    world.now += 3600
+    await world.pass_time(30)
+    assert not [event for event in await world.events() if isinstance(event, EvidenceTimedOut)]
 
 
 async def test_evidence_that_does_not_come_times_out_and_pauses(world: World) -> None:

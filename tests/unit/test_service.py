@@ -315,6 +315,25 @@ async def test_heartbeats_say_what_handlers_jobs_and_the_service_work_on(
     }
 
 
+async def test_an_event_handled_beside_a_command_leaves_it_in_the_heartbeats(
+    bus: MemoryBus, settings: Settings
+) -> None:
+    async def on_stop(message: StopChunk, deps: None) -> list[Message]:
+        await asyncio.Event().wait()
+        return []
+
+    async def on_pause(message: RunPaused, deps: None) -> list[Message]:
+        return []
+
+    async with served(App("trainer", None, {StopChunk: on_stop, RunPaused: on_pause}), bus, settings):
+        await bus.publish(STOP)
+        await until(lambda: bool(bus.broker.queue(Consumer("trainer", "command"))))
+        assert (await heartbeats(bus, 3))[-1].working_on == [STOP.id]
+        await bus.publish(ANSWER)
+        await until(lambda: not bus.broker.queue(Consumer("trainer", "event")))
+        assert (await heartbeats(bus, 3))[-1].working_on == [STOP.id]
+
+
 async def test_an_idle_service_says_so(bus: MemoryBus, settings: Settings) -> None:
     async with served(App("trainer", None, {}), bus, settings):
         (beat,) = await heartbeats(bus, 1)

@@ -40,6 +40,7 @@ from shared.events import (
     CommandRejected,
     CommandTimedOut,
     ContinueChunk,
+    Document,
     Event,
     EvidenceTimedOut,
     GateDecided,
@@ -278,14 +279,14 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
         )
         best = accepted if event.best_checkpoint == event.accepted_checkpoint else best
         highest = max(highest, event.gate_step)
-    parameters = {**stage.parameters, **event.config_patch_applied, "n_updates": event.target_step}
+    parameters = _patched(stage, event)
     visual = next((reason for reason in event.reasons if reason.check == 7), None)
     stage = replace(
         stage,
         target=event.target_step,
         chunk=_chunk_length(state, stage, event, int(str(parameters["log_interval"]))),
         parameters=parameters,
-        wish={},
+        wish={} if event.next_target_step is not None else stage.wish,  # dynamics may be trained again
         accepted=accepted,
         best=best,
         highest=highest,
@@ -315,6 +316,12 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
     if event.reason == "stopped":
         return _end(state, "stopped", state.stop or "the chunk was stopped")
     return _advance(state)
+
+
+def _patched(stage: StageState, event: GateDecided) -> Document:
+    """The stage's parameters from here on; a run that was stopped goes on with them if it is resumed."""
+    patch = {**event.config_patch_applied, **event.config_patch_on_resume}
+    return {**stage.parameters, **patch, "n_updates": event.target_step}
 
 
 def _chunk_length(state: RunState, stage: StageState, event: GateDecided, log_interval: int) -> int:
@@ -393,7 +400,6 @@ def _inference_gate(state: RunState, event: GateDecided) -> RunState:
         return _advance(replace(state, inference_passed=True, pause_wanted=False))  # nothing left to hold
     if event.next_target_step is not None:
         stage = state.stages["dynamics"]
-        parameters = {**stage.parameters, **event.config_patch_applied, "n_updates": event.target_step}
         again = replace(
             stage,
             completed=False,
@@ -401,7 +407,8 @@ def _inference_gate(state: RunState, event: GateDecided) -> RunState:
             begin_at=(event.resume_from, event.resume_step) if event.resume_from is not None else None,
             target=event.target_step,
             segment_start=event.resume_step,
-            parameters=parameters,
+            parameters=_patched(stage, event),
+            wish={},
             next=None,
         )
         state = replace(state.with_stage(again), inference_failures=state.inference_failures + 1)

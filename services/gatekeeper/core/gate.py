@@ -101,13 +101,9 @@ def _accept(
         last10=windows.last10 if windows is not None else None,
     )
     further = plan.target_step + state.policy.chunk.of(stage.stage)
-    course = _Course(
-        checkpoint,
-        plan.target_step,
-        min(further, stage.target) if plan.target_step < stage.target else None,
-        stage.target,
-        dict(stage.wish),
-    )
+    next_target = min(further, stage.target) if plan.target_step < stage.target else None
+    wish = dict(stage.wish) if next_target is not None else {}  # no next plan, no patch
+    course = _Course(checkpoint, plan.target_step, next_target, stage.target, wish)
     reset = plan.target_step > stage.highest and state.policy.retry_budget == "progress"
     return _record(
         state,
@@ -267,7 +263,8 @@ def _record(
         accepted_checkpoint=accepted.checkpoint if accepted is not None else None,
         best_checkpoint=best.checkpoint if best is not None else None,
         next_target_step=course.next_target,
-        config_patch_applied=patch,
+        config_patch_applied=patch if decision != "stop" else {},
+        config_patch_on_resume=patch if decision == "stop" else {},
         ladder=list(course.rungs),
         effective_batch=effective_batch(chunk.plan.parameters),
         launcher_pid=done.launcher_pid,

@@ -52,7 +52,7 @@ def judge_inference(state: RunState) -> GateDecided:
     target, patch = resume_step, Document()
     if going_on and stage is not None:
         target = max(stage.target, resume_step) + policy.retry_chunk
-        patch = {"learning_rate": _peak(state, stage)}
+        patch = {"learning_rate": _peak(state, stage), **stage.wish}
     spent = state.inference_retries + (decision == "retune")
     flagged = not failed and done.skill is not None and done.skill <= 0
     return GateDecided(
@@ -70,7 +70,8 @@ def judge_inference(state: RunState) -> GateDecided:
         resume_step=resume_step,
         best_checkpoint=stage.best.checkpoint if stage is not None and stage.best is not None else None,
         next_target_step=target if going_on else None,
-        config_patch_applied=patch,
+        config_patch_applied=patch if decision != "stop" else {},
+        config_patch_on_resume=patch if decision == "stop" else {},
         effective_batch=stage.effective_batch if stage is not None else 0,
         launcher_pid=None,
         dual_gpu_ok=None,

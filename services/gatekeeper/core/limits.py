@@ -29,7 +29,7 @@ def waiting(state: RunState) -> Waiting | None:
     """
     chunk, policy = state.chunk, state.policy
     limits = policy.command_timeout_sec
-    if state.finished is not None or state.paused is not None:
+    if state.finished is not None or (state.paused is not None and state.ending is None):
         return None
     if state.ending is None and chunk is not None and chunk.done is None:
         work = f"{state.run_id}/{chunk.plan.stage}/{chunk.plan.attempt}/"

@@ -219,6 +219,40 @@ def test_a_retune_to_batch_1_makes_the_run_degraded() -> None:
     tells(story, "finished: stage_completed, degraded")
 
 
+def test_a_retune_in_a_stages_last_chunk_is_no_patch_of_its_gate() -> None:
+    story = Story(TOKENIZER, {("video_tokenizer", 2): IN_WORK}).play().retune(learning_rate=1e-4)
+    story.finish(story.last_plan).play()
+    assert story.gates[-1].config_patch_applied == {}
+    assert story.status == "stage_completed"
+
+
+def test_a_retune_in_the_last_chunk_of_dynamics_patches_its_next_segment() -> None:
+    story = (
+        Story(DYNAMICS, {("dynamics", 2): IN_WORK}, tests=[{"mse": 0.5}]).play().retune(learning_rate=1e-5)
+    )
+    story.finish(story.last_plan).play()
+    gates = [gate for gate in story.gates if gate.decision == "retune"]
+    assert [gate.config_patch_applied for gate in gates] == [{"learning_rate": 1e-5}]
+    assert story.last_plan.schedule.peak == 1e-5
+    assert story.state.stages["dynamics"].wish == {}
+
+
+def test_a_stop_applies_no_patch_and_a_resume_does() -> None:
+    story = tokenizer(IN_WORK).play().retune(learning_rate=1e-4).stop().play()
+    (gate,) = story.gates
+    assert gate.config_patch_applied == {}
+    assert gate.config_patch_on_resume == {"learning_rate": 1e-4}
+    assert story.resume().play().last_plan.schedule.peak == 1e-4
+
+
+def test_a_paused_run_that_is_stopped_does_not_wait_for_ever_for_its_reports() -> None:
+    story = Story(TOKENIZER, {("video_tokenizer", 1): IN_WORK}, dead={"reporter"}).play().pause()
+    story.finish(story.last_plan).play().stop().play()
+    for _ in range(4):
+        story.time_passes().play()
+    assert story.status == "stopped"
+
+
 def test_a_stop_ends_the_chunk_and_a_resume_goes_on_to_the_same_target() -> None:
     story = tokenizer(IN_WORK).play().stop().play()
     told(
@@ -424,7 +458,7 @@ def test_a_spent_budget_blocks_the_stage_and_still_reports() -> None:
         dynamics #3: retune, gate_fail (2/2) [learning_rate=4e-05]
           -> trainer: retune #4 10..15
           chunk done: completed at 15
-        dynamics #4: stop, gate_fail (2/2) [learning_rate=8e-06]
+        dynamics #4: stop, gate_fail (2/2)
         dynamics: blocked
           -> reporter: failed #1
         finished: failed
@@ -474,7 +508,7 @@ def test_a_failed_inference_gate_goes_back_to_dynamics_with_a_new_segment() -> N
         dynamics: completed at 40
           -> inference: test 3.0
           test done
-        inference #3: stop, inference_metric (2/2) [learning_rate=0.0001715]
+        inference #3: stop, inference_metric (2/2)
         inference: blocked
           -> reporter: failed #1
         finished: failed
