@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 import structlog
 
-from services import nats_server, stack
+from services import nats_server, stack_state
 from shared import logs
 from shared.bundle import write_atomic
 from shared.errors import UsageError, WorldloopError
@@ -57,9 +57,9 @@ class _Life:
     problem: str | None = None
     pid: int = 0
 
-    def child(self) -> stack.Child:
+    def child(self) -> stack_state.Child:
         """The same, as the state file has it."""
-        return stack.Child(
+        return stack_state.Child(
             name=self.name,
             pid=self.pid,
             created=self.created,
@@ -82,7 +82,7 @@ class Supervisor:
         self._settings, self._port, self._commands = settings, port, commands
         self._stop = threading.Event()
         self._lives: list[_Life] = []
-        self._state: stack.StackState | None = None
+        self._state: stack_state.StackState | None = None
 
     @classmethod
     def ordered(cls, settings: Settings, order: str) -> Supervisor:
@@ -90,7 +90,7 @@ class Supervisor:
         values = json.loads(order)
         return cls(settings, values["port"], values["commands"])
 
-    def run(self) -> stack.StackState:
+    def run(self) -> stack_state.StackState:
         """Start everything and keep it alive until SIGTERM or SIGINT, then end it.
 
         Raises:
@@ -124,13 +124,13 @@ class Supervisor:
 
     def _end_leftovers(self) -> None:
         """End what a supervisor that was killed has left behind."""
-        last = stack.state(self._settings)
+        last = stack_state.state(self._settings)
         if last is None:
             return
         left = [child for child in last.children if child.alive]
         if left:
             log.warning("ending what the last supervisor left", processes=[f"{c.name} {c.pid}" for c in left])
-            stack.end(left)
+            stack_state.end(left)
         if self._port is None and nats_server.is_free(urlsplit(last.url).port or 0):
             self._port = urlsplit(last.url).port
 
@@ -138,16 +138,18 @@ class Supervisor:
         settings = self._settings
         port = self._port or nats_server.free_port()
         config = nats_server.configure(settings.state_dir, port)
-        me = stack.Child(
+        me = stack_state.Child(
             name="supervisor",
             pid=os.getpid(),
             created=psutil.Process().create_time(),
-            log=str(stack.log_file(settings, "supervisor")),
+            log=str(stack_state.log_file(settings, "supervisor")),
         )
-        self._state = stack.StackState(url=f"nats://127.0.0.1:{port}", started=time.time(), supervisor=me)
-        commands = {stack.NATS: (str(nats_server.find()), "-c", str(config)), **self._commands}
+        self._state = stack_state.StackState(
+            url=f"nats://127.0.0.1:{port}", started=time.time(), supervisor=me
+        )
+        commands = {stack_state.NATS: (str(nats_server.find()), "-c", str(config)), **self._commands}
         for name, command in commands.items():
-            life = _Life(name, command, stack.log_file(settings, name))
+            life = _Life(name, command, stack_state.log_file(settings, name))
             self._lives.append(life)
             self._start(life)
         log.info("started", url=self._state.url)
@@ -181,7 +183,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 cwd=self._settings.state_dir,
-                env=stack.environment(self._settings, self._state.url),
+                env=stack_state.environment(self._settings, self._state.url),
                 start_new_session=True,  # a Ctrl-C in the terminal is not for them
             )
         life.pid, life.born, life.starts = life.process.pid, time.monotonic(), life.starts + 1
@@ -195,7 +197,7 @@ class Supervisor:
         children = tuple(life.child() for life in self._lives)
         self._state = self._state.model_copy(update={"children": children})
         try:
-            write_atomic(stack.state_file(self._settings), self._state.model_dump_json(indent=2) + "\n")
+            write_atomic(stack_state.state_file(self._settings), self._state.model_dump_json(indent=2) + "\n")
         except OSError as error:  # a full disk is no reason to end the stack
             log.error("the state file cannot be written", problem=str(error))  # noqa: TRY400
 
@@ -204,14 +206,14 @@ class Supervisor:
         log.info("ending the stack")
         lives = [life for life in self._lives if life.process is not None]
         for part in (
-            [life for life in lives if life.name != stack.NATS],
-            [life for life in lives if life.name == stack.NATS],
+            [life for life in lives if life.name != stack_state.NATS],
+            [life for life in lives if life.name == stack_state.NATS],
         ):
-            stack.end([life.child() for life in part])
+            stack_state.end([life.child() for life in part])
             for life in part:
                 if life.process is not None:
                     life.process.wait()
-        stack.state_file(self._settings).unlink(missing_ok=True)
+        stack_state.state_file(self._settings).unlink(missing_ok=True)
 
 
 def _last_line(path: Path) -> str:

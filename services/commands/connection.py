@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from services import stack
+from services import stack, stack_state
 from shared import logs
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.protocol import Bus
@@ -20,7 +20,7 @@ def server_url(nats_url: str | None, settings: Settings) -> str | None:
     """`--nats-url`, WORLDLOOP_NATS_URL, else the embedded stack's server if that is up."""
     if named := nats_url or settings.nats_url:
         return named
-    running = stack.state(settings)
+    running = stack_state.state(settings)
     return running.url if running is not None and running.alive else None
 
 
@@ -70,7 +70,7 @@ async def connect_if_up(nats_url: str | None) -> AsyncIterator[Bus | None]:
             await bus.close()
 
 
-def start_stack_if_needed(nats_url: str | None) -> stack.StackState | None:
+def start_stack_if_needed(nats_url: str | None) -> stack_state.StackState | None:
     """Start the embedded stack unless there is a server. Not from inside an event loop.
 
     Returns:

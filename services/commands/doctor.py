@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services import nats_server, stack
+from services import nats_server, stack_state
 from services.commands.machine import Nvml, nvml, torch_version, usable_gpus
 from shared.datasets.names import GAMES, dataset_path
 from shared.errors import ConfigurationError
@@ -198,7 +198,7 @@ def _disk(root: Path) -> Finding:
 def _stack(settings: Settings) -> Finding:
     if settings.nats_url:
         return Finding("stack", "ok", f"server {settings.nats_url} (WORLDLOOP_NATS_URL)")
-    running = stack.state(settings)
+    running = stack_state.state(settings)
     if running is None or not running.alive:
         return Finding("stack", "ok", "not running; `worldloop train` starts it")
     if running.problems:

@@ -21,5 +21,10 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Trainer]:
     return App("trainer", trainer, HANDLERS, background=[trainer.watch], jobs=jobs)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the service until it is told to stop."""
     run("trainer", bootstrap)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services import stack, supervisor
+from services import stack, stack_state, supervisor
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import UsageError
 from shared.events import RunPaused
@@ -32,13 +32,13 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     stack.down(settings)
 
 
-def running(settings: Settings) -> stack.StackState:
-    state = stack.state(settings)
+def running(settings: Settings) -> stack_state.StackState:
+    state = stack_state.state(settings)
     assert state is not None
     return state
 
 
-def child(state: stack.StackState, name: str) -> stack.Child:
+def child(state: stack_state.StackState, name: str) -> stack_state.Child:
     return next(child for child in state.children if child.name == name)
 
 
@@ -50,7 +50,7 @@ def eventually(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came to that")
 
 
-def comes_back(settings: Settings, name: str) -> stack.Child:
+def comes_back(settings: Settings, name: str) -> stack_state.Child:
     """Kill a process of the stack, and wait for the one that replaces it."""
     before = child(running(settings), name)
     os.kill(before.pid, signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_up_starts_server_and_services_and_down_ends_exactly_those(settings: Set
         ended = stack.down(settings)
         assert ended == [f"{c.name} (pid {c.pid})" for c in (state.supervisor, *state.children)]
         assert not any(c.alive for c in (state.supervisor, *state.children))
-        assert stack.state(settings) is None
+        assert stack_state.state(settings) is None
         assert stack.down(settings) == []
         assert bystander.poll() is None
     finally:
@@ -93,7 +93,7 @@ def test_up_waits_for_the_services_and_gives_them_the_mark_of_the_stack(
     again = stack.up(settings, commands={"monitor": LIVING})
     assert [c.pid for c in again.children] == [c.pid for c in state.children]
     stack.down(settings)
-    assert stack.log_file(settings, "monitor").read_text().splitlines()[-1].endswith("stopped")
+    assert stack_state.log_file(settings, "monitor").read_text().splitlines()[-1].endswith("stopped")
 
 
 async def test_a_killed_server_comes_back_on_its_port_with_what_it_held(settings: Settings) -> None:
@@ -118,7 +118,7 @@ def test_a_killed_service_comes_back_and_the_others_go_on(settings: Settings) ->
 
 def test_a_service_that_keeps_dying_is_shown_with_its_last_words_and_its_log(settings: Settings) -> None:
     state = stack.up(settings, commands={"sleeper": SLEEPER, "monitor": DYING})
-    log = stack.log_file(settings, "monitor")
+    log = stack_state.log_file(settings, "monitor")
     assert state.problems == [f"monitor keeps dying (exit code 1: no music today); see {log}"]
     assert child(state, "sleeper").alive
 
@@ -146,15 +146,15 @@ def test_a_process_that_got_a_recorded_pid_later_is_left_alone(settings: Setting
     bystander = subprocess.Popen(SLEEPER)
     try:
         created = psutil.Process(bystander.pid).create_time()
-        stale = stack.Child(name="trainer", pid=bystander.pid, created=created - 3600, log="-")
-        state = stack.StackState(
+        stale = stack_state.Child(name="trainer", pid=bystander.pid, created=created - 3600, log="-")
+        state = stack_state.StackState(
             url="nats://127.0.0.1:1",
             started=0,
             supervisor=stale.model_copy(update={"name": "supervisor"}),
             children=(stale,),
         )
         settings.state_dir.mkdir(parents=True)
-        stack.state_file(settings).write_text(state.model_dump_json())
+        stack_state.state_file(settings).write_text(state.model_dump_json())
         assert not state.alive
         assert stack.down(settings) == []
         assert bystander.poll() is None
