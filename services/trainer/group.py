@@ -95,12 +95,12 @@ class Group:
         """
         config = StageConfig.model_validate(run.plan.parameters)
         token = secrets.token_hex(16)
+        scratch = scratch_of(settings) / token[:8]
+        for folder in (log_file.parent, scratch):
+            folder.mkdir(parents=True, exist_ok=True)
         connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         server = await asyncio.start_server(lambda r, w: connected.put_nowait((r, w)), LOOPBACK, 0)
         port = server.sockets[0].getsockname()[1]
-        scratch = scratch_of(settings) / token[:8]
-        scratch.mkdir(parents=True)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *command(sys.executable, world_size(config)),

@@ -23,13 +23,16 @@ class Inventory:
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[Signature, CheckpointInfo]] = {}
+        self._quiet = asyncio.Lock()
+        """Held while the lineage is read or thinned out: a new chunk looks while the one before tidies up."""
 
     async def look(self, bundle: Bundle, stage: Stage) -> list[CheckpointInfo]:
         """The stage's lineage, oldest first; what is new or changed is read and checked."""
-        return [
-            await self.inspect(bundle, directory)
-            for _, directory in checkpoint_directories(bundle.checkpoints(stage))
-        ]
+        async with self._quiet:
+            return [
+                await self.inspect(bundle, directory)
+                for _, directory in checkpoint_directories(bundle.checkpoints(stage))
+            ]
 
     async def inspect(self, bundle: Bundle, directory: Path) -> CheckpointInfo:
         """One checkpoint."""
@@ -50,6 +53,17 @@ class Inventory:
         )
         self._known[directory] = signature, info
 
+    async def delete(self, bundle: Bundle, paths: list[str]) -> None:
+        """Delete checkpoints; one that the disk will not let go is logged and left."""
+        async with self._quiet:
+            for path in paths:
+                directory = bundle.resolve(path)
+                self._known.pop(directory, None)
+                try:
+                    await asyncio.to_thread(shutil.rmtree, directory)
+                except OSError as error:
+                    log.warning("a checkpoint could not be deleted", path=path, problem=str(error))
+
 
 def supersede(bundle: Bundle, stage: Stage, step: int, attempt: int) -> None:
     """Move checkpoints and sheets beyond `step` out of the stage's lineage, before `attempt` starts there."""
@@ -65,15 +79,6 @@ def supersede(bundle: Bundle, stage: Stage, step: int, attempt: int) -> None:
         for path in moved:
             folder.mkdir(parents=True, exist_ok=True)
             path.rename(_free(folder / path.name))
-
-
-async def delete(bundle: Bundle, paths: list[str]) -> None:
-    """Delete checkpoints; one that the disk will not let go is logged and left."""
-    for path in paths:
-        try:
-            await asyncio.to_thread(shutil.rmtree, bundle.resolve(path))
-        except OSError as error:
-            log.warning("a checkpoint could not be deleted", path=path, problem=str(error))
 
 
 def _free(path: Path) -> Path:

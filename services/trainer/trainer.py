@@ -15,7 +15,7 @@ from services.trainer.core.ledger import Begun, Key, Ledger
 from services.trainer.core.lineage import disposable, resume_point
 from services.trainer.crew import Crew
 from services.trainer.group import Gone
-from services.trainer.inventory import Inventory, delete, supersede
+from services.trainer.inventory import Inventory, supersede
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bus.protocol import Bus
 from shared.errors import Retry
@@ -45,7 +45,6 @@ class Trainer:
         self._inventory, self._crew = Inventory(), Crew(bus, settings)
         self._taking = asyncio.Lock()
         self._chunk: Chunk | None = None
-        self._stops: set[Key] = set()
         self._closing = False
 
     # --- what handlers ask for ----------------------------------------------------------------------------
@@ -77,7 +76,7 @@ class Trainer:
         """End a chunk after its current update; one that has not come yet ends as soon as it comes."""
         if key in self._ledger.done:
             return
-        self._stops.add(key)
+        self._ledger.stops.add(key)
         if self._chunk is not None and self._chunk.key == key:
             self._chunk.stop_asked = True
             if self._crew.group is not None:
@@ -121,23 +120,21 @@ class Trainer:
     async def _open(self, run_id: RunId, plan: ChunkPlan) -> Chunk:
         spec, bundle = await self._runs.spec(run_id), await self._runs.bundle(run_id)
         chunk = Chunk(run_id, plan, spec, bundle, Policy.model_validate(spec.policy.get("trainer", {})))
-        chunk.stop_asked = chunk.key in self._stops
+        chunk.stop_asked = chunk.key in self._ledger.stops
         begun = self._ledger.begun.get(chunk.key)
         if begun is not None:
             chunk.launches, chunk.since, chunk.launcher_pid = begun.launches, begun.since, begun.launcher_pid
         return chunk
 
     async def _work(self, chunk: Chunk) -> list[Message]:
-        try:
-            outcome = await self._to_the_end(chunk)
-            checkpoints = await self._lineage(chunk)
-            done = messages.done(chunk, outcome, checkpoints)
-            self._ledger.done.add(chunk.key)
-            self._stops.discard(chunk.key)
-            self._chunk = None  # before the gate can answer
-            await self._bus.publish(done)
-        finally:
-            chunk.settled.set()
+        outcome = await self._to_the_end(chunk)
+        checkpoints = await self._lineage(chunk)
+        done = messages.done(chunk, outcome, checkpoints)
+        self._ledger.done.add(chunk.key)
+        self._ledger.stops.discard(chunk.key)
+        self._chunk = None  # before the gate can answer
+        await self._bus.publish(done)
+        chunk.settled.set()  # not when this fails: the command has to come again
         await self._tidy(chunk, checkpoints)
         return []
 
@@ -235,7 +232,9 @@ class Trainer:
         named = [(gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from) for gate in gates]
         given = (*chunk.spec.checkpoints.values(), chunk.plan.resume_from)
         keep = {path for paths in (*named, given) for path in paths if path}
-        await delete(chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep))
+        await self._inventory.delete(
+            chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep)
+        )
 
 
 def _disk_problem(chunk: Chunk) -> str | None:

@@ -14,5 +14,7 @@ def distinct(codes: Tensor) -> Tensor:
 
 def action_statistics(codes: Tensor, n_actions: int) -> dict[str, Tensor]:
     """`action_entropy` (nats) and `unique_actions` of int64 action codes of any shape."""
-    share = torch.bincount(codes.flatten(), minlength=n_actions).float() / codes.numel()
+    # not `bincount`: it waits for the device to learn how many bins there are
+    chosen = codes.reshape(-1, 1) == torch.arange(n_actions, device=codes.device)
+    share = chosen.sum(0).float() / codes.numel()
     return {"action_entropy": torch.special.entr(share).sum(), "unique_actions": (share > 0).sum().float()}

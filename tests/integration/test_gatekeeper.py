@@ -240,6 +240,7 @@ async def test_the_second_run_waits_for_the_first(world: World) -> None:
     await world.start(SECOND)
     events = await world.until(Event, SECOND, count=2)
     assert [event.name for event in events] == ["operator_requested", "run_queued"]
+    await world.sent(ChunkCommand)
     assert {command.run_id for command in world.commands} == {FIRST}
     world.answering = True
     await world._play(world.commands[0])

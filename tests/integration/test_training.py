@@ -105,6 +105,9 @@ class Stand:
             stages=list(STAGES),
         )
         await self.bus.publish(RunStarted(run_id=RUN, spec=spec))
+        await self.serve()
+
+    async def serve(self) -> None:
         if isinstance(self.bus, MemoryBus):
             bus = MemoryBus("trainer", broker=self.bus.broker)
             self.task = asyncio.create_task(serve(await bootstrap(bus, self.settings), bus, self.settings))
@@ -122,10 +125,12 @@ class Stand:
         return subprocess.Popen([sys.executable, "-m", "services.trainer.main"], env={**os.environ, **ours})
 
     def start_stray(self) -> subprocess.Popen[bytes]:
-        """What looks like a training launcher of this stack."""
+        """A training launcher of this stack that does nothing."""
         mark = {"WORLDLOOP_STACK": str(self.settings.state_dir)}
-        command = [sys.executable, "-c", "import time; time.sleep(600)", ENTRY]
-        return subprocess.Popen(command, env={**os.environ, **mark})
+        script = self.root / "scripts" / "train_dynamics.py"
+        script.parent.mkdir()
+        script.write_text("import time; time.sleep(600)")
+        return subprocess.Popen([sys.executable, str(script)], env={**os.environ, **mark})
 
     async def send(self, plan: ChunkPlan) -> None:
         await self.bus.publish(ContinueChunk(run_id=RUN, plan=plan))
@@ -312,6 +317,21 @@ async def test_what_needs_no_training_launches_nothing(stands: Stands) -> None:
     assert (await stand.train(plan("video_tokenizer", 0, TARGET, attempt=2))).reason == "stopped"
     names = [record.message.name for record in await stand.bus.events(RUN)]
     assert names == ["run_started", "chunk_done", "chunk_done"]
+
+
+async def test_a_plan_that_could_not_be_launched_is_not_acked(stands: Stands) -> None:
+    stand = await stands()
+    obstacle = stand.bundle.logs / "training"
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.touch()
+    first = plan("video_tokenizer", 0, 4, attempt=1)
+    await stand.send(first)
+    assert stand.task is not None
+    with pytest.raises(ExceptionGroup):
+        await stand.task
+    obstacle.unlink()
+    await stand.serve()
+    assert (await stand.done(first)).reason == "completed"
 
 
 async def test_a_loss_that_is_no_number_leaves_no_checkpoint_and_the_group_begins_afresh(

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from shared.bus.protocol import Recorded
-from shared.events import ChunkDone, ChunkPlan, ChunkStarted, RunFinished, RunResumed, RunStarted
+from shared.events import (
+    ChunkDone,
+    ChunkPlan,
+    ChunkStarted,
+    OperatorRequested,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
 
 Key = tuple[str, str, int]
 """Run, stage, attempt: names a chunk."""
@@ -32,6 +40,8 @@ class Ledger:
     done: set[Key] = field(default_factory=set)
     over: set[str] = field(default_factory=set)
     """Runs that are finished."""
+    stops: set[Key] = field(default_factory=set)
+    """Started chunks that are to end: the command that said so may have been acked by a trainer that died."""
 
     def unfinished(self) -> list[Begun]:
         """The newest started chunk without `chunk_done` of each living run, oldest first."""
@@ -44,7 +54,7 @@ class Ledger:
 
 def fold(events: Iterable[Recorded]) -> Ledger:
     """Read the ledger from the log."""
-    ledger = Ledger()
+    ledger, stopping = Ledger(), set[str]()
     for record in events:
         match record.message:
             case ChunkStarted(run_id=run_id, stage=stage, attempt=attempt) as started:
@@ -62,6 +72,10 @@ def fold(events: Iterable[Recorded]) -> Ledger:
                 ledger.over.add(run_id)
             case RunStarted(run_id=run_id) | RunResumed(run_id=run_id):
                 ledger.over.discard(run_id)
+                stopping.discard(run_id)
+            case OperatorRequested(run_id=run_id, request="stop_run"):
+                stopping.add(run_id)
             case _:
                 pass
+    ledger.stops = {key for key in ledger.begun if key[0] in stopping and key not in ledger.done}
     return ledger

@@ -37,7 +37,10 @@ class Link:
     def connect(cls) -> Link:
         """Connect to the trainer that launched this process, as the environment says."""
         port, _, token = os.environ[CONTROL].partition(":")
-        link = cls(socket.create_connection(("127.0.0.1", int(port))))
+        connection = socket.create_connection(("127.0.0.1", int(port)))
+        # the last reports of a chunk follow each other closely: none waits for the one before to be acked
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = cls(connection)
         link.send(Hello(token=token))
         return link
 

@@ -21,6 +21,7 @@ from shared.events import (
     ChunkPlan,
     ChunkStarted,
     Message,
+    OperatorRequested,
     RunFinished,
     RunResumed,
     Schedule,
@@ -200,6 +201,16 @@ def test_a_chunk_that_was_started_and_is_not_done_is_left_over_with_its_first_ti
     assert ledger.done == {(RUN, "dynamics", 1)}
 
 
+def test_a_stop_that_was_asked_for_outlives_the_trainer_until_the_chunk_is_done() -> None:
+    stop = OperatorRequested(run_id=RUN, request="stop_run", request_id="1")
+    log: list[Message] = [started(OTHER, 1), stop, started(RUN, 1)]
+    assert fold(recorded(*log)).stops == {(RUN, "dynamics", 1)}
+    log.append(done(RUN, 1))
+    assert fold(recorded(*log)).stops == set()
+    log += [RunResumed(run_id=RUN, by="operator", reason="on"), started(RUN, 2)]
+    assert fold(recorded(*log)).stops == set()
+
+
 def test_the_chunks_of_runs_that_are_over_stay_where_they_are_until_the_run_is_resumed() -> None:
     log: list[Message] = [started(OTHER, 1), finished(OTHER), started(RUN, 1), done(RUN, 1)]
     assert fold(recorded(*log)).unfinished() == []
@@ -233,7 +244,13 @@ def test_ranks_share_the_cores_and_only_the_cpu_tunes_its_memory() -> None:
         (["python", "-m", "torch.distributed.run", "--standalone", "-m", ENTRY], True),
         (["python", "/home/me/tinyworlds/scripts/train_dynamics.py", "--config", "x"], True),
         (["python", "-m", "services.trainer.main"], False),
-        (["vim", "train_dynamics.py"], False),
+        (["/venv/bin/python3.11", "-u", "-X", "dev", "-m", ENTRY], True),
+        (["python", "/venv/bin/torchrun", "--standalone", "scripts/train_dynamics.py"], True),
+        (["vim", "scripts/train_dynamics.py"], False),
+        (["grep", "-r", ENTRY], False),
+        (["python", "-m", "mypy", "scripts/train_dynamics.py"], False),
+        (["python", "-c", "pass", ENTRY], False),
+        (["python", "-u"], False),
         ([ENTRY], False),
         ([], False),
     ],

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from services.trainer import processes
-from services.trainer.inventory import Inventory, delete, supersede
+from services.trainer.inventory import Inventory, supersede
 from shared.bundle import Bundle
 from shared.config import StageConfig
 from shared.events import Schedule
@@ -83,8 +83,19 @@ async def test_retention_deletes_whole_checkpoints(bundle: Bundle) -> None:
     directory = bundle.checkpoint(STAGE, 10)
     (directory / "inner").mkdir(parents=True)
     path = bundle.relative(directory)
-    await delete(bundle, [path, path])  # what is gone already does no harm
+    await Inventory().delete(bundle, [path, path])  # what is gone already does no harm
     assert not directory.exists()
+
+
+async def test_no_checkpoint_is_looked_at_while_it_is_deleted(bundle: Bundle) -> None:
+    for step in range(1, 21):
+        bundle.checkpoint(STAGE, step).mkdir(parents=True)
+    paths = [bundle.relative(bundle.checkpoint(STAGE, step)) for step in range(20, 0, -1)]
+    inventory = Inventory()
+    found, _ = await asyncio.gather(inventory.look(bundle, STAGE), inventory.delete(bundle, paths))
+    assert len(found) == 20
+    assert not [each for each in found if "no such directory" in (each.problem or "")]
+    assert await inventory.look(bundle, STAGE) == []
 
 
 STUBBORN = """

@@ -151,6 +151,12 @@ def test_metrics_carry_the_columns_of_the_history(tiny) -> None:
     }
 
 
+def test_statistics_do_not_wait_for_the_device() -> None:
+    codes = torch.zeros(2, 3, dtype=torch.int64, device="meta")  # knows shapes alone: reading a value fails
+    assert distinct(codes).shape == ()
+    assert all(value.shape == () for value in action_statistics(codes, 4).values())
+
+
 def test_action_statistics_are_those_of_the_batch() -> None:
     found = action_statistics(torch.tensor([[0, 0, 3], [3, 0, 0]]), 4)
     assert found["unique_actions"] == 2
