@@ -152,7 +152,11 @@ class StageConfig(TrainingConfig, DynamicsFile):
     @property
     def effective_batch(self) -> int:
         """Windows per update, all ranks and micro-batches."""
-        return self.batch_size_per_gpu * self.gradient_accumulation_steps * self.nproc_per_node
+        return self.windows_per_update(self.nproc_per_node)
+
+    def windows_per_update(self, ranks: int) -> int:
+        """Windows per update over the ranks that really run (one without `distributed.use_ddp`)."""
+        return self.batch_size_per_gpu * self.gradient_accumulation_steps * ranks
 
 
 class InferenceConfig(Config):

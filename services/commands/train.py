@@ -156,10 +156,8 @@ async def recorded_in_bundle(bus: Bus, view: RunView) -> bool:
         return True
     for _ in range(int(EVENT_FILE_SEC / EVENT_FILE_LOOK_SEC)):
         try:
-            if any(
-                each.sequence >= last.sequence
-                for each in read_journal(Path(view.bundle) / places.EVENTS_FILE)
-            ):
+            written = read_journal(Path(view.bundle) / places.EVENTS_FILE)
+            if written and written[-1].sequence >= last.sequence:
                 return True
         except BundleError:
             pass  # not there yet, or just being written

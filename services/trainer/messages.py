@@ -33,7 +33,7 @@ def started(chunk: Chunk, group: Group, *, warm: bool) -> ChunkStarted:
 def progress(chunk: Chunk, report: Progress) -> TrainProgress:
     """Where the chunk is; the time left is to the stage's target."""
     config, stage_target = chunk.config, chunk.plan.schedule.end_step
-    windows = config.batch_size_per_gpu * config.gradient_accumulation_steps * world_size(config)
+    windows = config.windows_per_update(world_size(config))
     frames_left = (stage_target - report.step) * windows * config.context_length
     return TrainProgress(
         run_id=chunk.run_id,

@@ -143,7 +143,7 @@ class Chunk:
         if self.desk is not None:
             self.desk.row(update, values)
             config, done = self.config, update + 1
-            windows = config.batch_size_per_gpu * config.gradient_accumulation_steps * self.session.ranks.size
+            windows = config.windows_per_update(self.session.ranks.size)
             at_end = done == self.run.plan.target_step
             self.desk.progress(done, values, windows * config.context_length, at_end=at_end)
 
