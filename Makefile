@@ -22,7 +22,7 @@ GAME := Riverraid
 DATASET := data/riverraid_frames.h5
 
 $(DATASET): | $(READY)
-	$(BIN)/worldloop data record --env ALE/$(GAME)-v5 --frames 4000 --size 64 --seed 0 --out $@
+	$(BIN)/worldloop data record --env ALE/$(GAME)-v5 --frames 10000 --size 64 --seed 0 --out $@
 
 demo: $(READY) $(DATASET)  ## record a real game, train the three stages through their gates, run the inference gate
 	$(BIN)/worldloop train --profile demo --dataset $(DATASET)
@@ -44,6 +44,11 @@ format: $(READY)  ## let ruff format and fix
 
 benchmarks: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/gate_turnaround.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/detectors.py
+	$(BIN)/python benchmarks/gatekeeper.py
+	$(BIN)/python benchmarks/visual.py
+	$(BIN)/python benchmarks/quality.py Riverraid
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

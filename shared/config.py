@@ -114,7 +114,9 @@ class LatentActionsFile(StageFile):
     """`configs/latent_actions.yaml`."""
 
     latent_balance_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Weight of the term that keeps all action codes in use; 0 is TinyWorlds' loss."""
+    """Weight of the term that keeps all action codes in use and each transition sure of its own; 0 is
+    TinyWorlds' loss, which the history records in any case.
+    """
 
 
 class DynamicsFile(StageFile):
@@ -125,6 +127,12 @@ class DynamicsFile(StageFile):
     latent_actions_path: str | None = None
     dynamics_masking: Literal["last_frame", "tinyworlds"] = "last_frame"
     """last_frame: mask as decoding does; tinyworlds: one ratio per batch over all frames."""
+    token_cache_gb: Annotated[float, Field(ge=0)] = 10.0
+    """Disk for tokens of training windows, all datasets and tokenizers together; 0 keeps none."""
+    context_noise: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """With last_frame masking, the largest share of a sample's context tokens that come from another sample
+    of the batch, so that what decoding got wrong before does not throw it off; drawn per sample.
+    """
     use_moe: bool = False
     num_experts: Positive = 4
     top_k_experts: Positive = 2

@@ -91,6 +91,8 @@ class ChunkPlan(Value):
     """Checkpoints of earlier stages that this stage reads."""
     ends_stage: bool = False
     """The chunk reaches the stage's target: the warm group ends with it."""
+    overshoot: int = Field(default=0, ge=0)
+    """Updates past the target at which it may end: 0 but for a checkout, which saves at log intervals."""
 
 
 class CheckpointInfo(Value):
@@ -119,6 +121,19 @@ class WindowStats(Value):
     """last10 - first10: rising loss is positive."""
 
 
+class LossLevels(Value):
+    """Medians of the loss over equal blocks of a chunk's rows: single bad batches do not move them."""
+
+    first: float
+    """Of the chunk's first few rows."""
+    lowest: float
+    """Lowest of the blocks before the last."""
+    last: float
+    """Of the last block."""
+    noise: float
+    """Spread of single rows about their block's median: 1.4826 * MAD, median over the blocks."""
+
+
 class HistoryStats(Value):
     """Statistics of the rows a chunk added to its stage's history."""
 
@@ -126,6 +141,10 @@ class HistoryStats(Value):
     rows: int
     dropped_rows: int
     """Rows without a finite loss."""
+    non_finite_rows: int = 0
+    """Those of them that have a loss, which is not finite; the others have none."""
+    non_finite_tail: int = 0
+    """Those of them after the last finite loss."""
     first_step: int | None
     last_step: int | None
     covered_steps: int
@@ -134,6 +153,8 @@ class HistoryStats(Value):
     min_loss: float | None
     median_loss: float | None
     loss: WindowStats | None
+    levels: LossLevels | None = None
+    """None for too few rows."""
     unique_actions: float | None = None
     action_entropy: float | None = None
     """Last value, nats of the distribution of codes within a batch."""
@@ -141,6 +162,10 @@ class HistoryStats(Value):
     """Last value, share of codes in use, 0..1."""
     learning_rate: float | None = None
     frames_per_sec: float | None = None
+    update_seconds: float | None = None
+    """Median time of an update; pauses for checkpoints do not move it."""
+    slowdown: float | None = None
+    """The same over the last third of the chunk, divided by that over the first."""
 
 
 class VisualNumbers(Value):
@@ -152,13 +177,17 @@ class VisualNumbers(Value):
     """Written after the chunk started."""
     frames: int
     contrast: float
-    """Spread of generated pixels over spread of original ones; near 0 is near-constant output."""
+    """Spread of generated over original coarse structure; near 0 is near-constant output."""
     flat_blocks: float
-    """Share of the detailed patches of the originals that came out as one flat colour, 0..1."""
+    """Share of the detailed squares of the originals that came out as one flat colour, 0..1."""
     striping: float
-    """Excess of periodic energy over the original's at one row or column frequency, 0..1."""
+    """Share of the generated energy that repeats at one frequency, beyond the original's, 0..1."""
     edges: float
     """Edge strength of generated over original frames at the originals' edges."""
+    noise: float = 0.0
+    """Share of the generated energy that is fine detail beyond the original's, 0..1."""
+    frozen: float = 0.0
+    """How much all generated frames show what moved where one same original has it, 0..1."""
 
 
 class GpuSummary(Value):
@@ -220,6 +249,8 @@ class RunSpec(Value):
     """Updates done in each of `checkpoints`."""
     observe: bool = False
     """Decide and record, never intervene."""
+    backend: Literal["own", "checkout"] = "own"
+    """Who trains: the built-in trainer, or a TinyWorlds checkout's own scripts."""
     resumed_from: str | None = None
     """Run id this one goes on from."""
 
@@ -591,6 +622,18 @@ class CommandTimedOut(Event):
 # --- the gate ---------------------------------------------------------------------------------------------
 
 
+class Withheld(Value):
+    """What a gate would have done in a run that is not only observed."""
+
+    decision: Decision
+    resume_from: BundlePath | None
+    resume_step: int
+    next_target_step: int | None
+    target_step: int
+    config_patch: Document
+    ladder: list[str]
+
+
 class GateDecided(Event):
     """The record of a gate: verdict, decision, and all it rests on."""
 
@@ -619,10 +662,14 @@ class GateDecided(Event):
     """Knobs that change with this decision; a stop changes none."""
     config_patch_on_resume: Document = {}
     """After a stop: knobs that change when the run is resumed."""
+    decision_on_resume: Decision | None = None
+    """After a stop: what is done when the run is resumed."""
     ladder: list[str] = []
     """Rungs that were climbed: learning_rate, gradient_accumulation_steps, log_interval, target, chunk."""
     effective_batch: int
     """Of the chunk that was judged."""
+    next_effective_batch: int | None = None
+    """Of the next chunk, if the decision changes it."""
     launcher_pid: int | None
     dual_gpu_ok: bool | None
     evidence_paths: list[BundlePath]
@@ -632,6 +679,8 @@ class GateDecided(Event):
     degraded: bool = False
     recommendations: list[str] = []
     """What to change in the next full cycle."""
+    observed: Withheld | None = None
+    """Set where a run is only observed: what would have been done. All other fields say what is done."""
 
     def id_parts(self) -> tuple[object, ...]:
         """Stage and attempt."""

@@ -1,7 +1,7 @@
 """Picture sheets: what a stage shows of itself, originals on the left, generated frames on the right.
 
-A sheet is a PNG that a person can look at and a program can read back exactly: where each frame lies is
-written into a text chunk of the file, and small frames are enlarged by a whole factor without smoothing.
+A sheet of ours is a PNG that a person can look at and a program can read back exactly: where each frame lies
+is written into a text chunk of the file, and small frames are enlarged by a whole factor without smoothing.
 
 Shape legend: R rows (sequences, at most 4), F frames of a sequence (at most 4), H, W pixels.
 """
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from shared.bundle import DIRECTORY_OFFSET, Bundle, write_atomic
 from shared.errors import BundleError
 from shared.events import Stage
+from shared.tinyworlds_sheets import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,10 +151,10 @@ def _check(originals: Any, generated: Any) -> None:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """The exact pixels that were written.
+    """The frames of a sheet of ours, pixel for pixel, or of TinyWorlds'.
 
     Raises:
-        BundleError: The file is missing, broken, or no sheet of ours; the text names it.
+        BundleError: The file is missing, broken, or no sheet; the text names it.
     """
     try:
         with Image.open(path) as image:
@@ -168,7 +169,13 @@ def read_sheet(path: Path) -> Sheet:
     ) as error:  # Pillow on a broken PNG
         raise BundleError(f"{path}: the sheet cannot be read: {error}") from error
     if geometry is None:
-        raise BundleError(f"{path}: no sheet of ours: the text chunk {CHUNK!r} is missing")
+        try:
+            return Sheet(*frames_of(pixels, predicts=path.name.startswith(NAMES["latent_actions"])))
+        except ValueError as error:
+            raise BundleError(
+                f"{path}: no sheet of ours, for the text chunk {CHUNK!r} is missing, "
+                f"and none of TinyWorlds': {error}"
+            ) from error
     if geometry.size != (pixels.shape[1], pixels.shape[0]):
         raise BundleError(f"{path}: the picture was resized: its frames are not where its text chunk says")
     return Sheet(_cut(pixels, geometry, generated=False), _cut(pixels, geometry, generated=True))

@@ -13,9 +13,11 @@ from pathlib import Path
 from services.commands.places import bundles, find_run
 from services.commands.schema import Setting
 from shared.bundle import Bundle, step_of, sync_directory
-from shared.config import BACKBONE, RunConfig
+from shared.config import BACKBONE, RunConfig, TrainingConfig
+from shared.datasets.frames import FramesDataset
 from shared.errors import BundleError, CheckpointError, UsageError
 from shared.events import STAGES, Stage
+from shared.worldmodel import build
 from shared.worldmodel.checkpoints import (
     Checkpoint,
     architecture_of,
@@ -23,40 +25,61 @@ from shared.worldmodel.checkpoints import (
     load_checkpoint,
     newest_valid,
 )
+from shared.worldmodel.seen import other_recording, seen_by
+from shared.worldmodel.single_file import is_single_file, read_single_file, write_directory
 
 FLAGS: dict[Stage, str] = {
     "video_tokenizer": "--video-checkpoint",
     "latent_actions": "--latent-checkpoint",
     "dynamics": "--dynamics-checkpoint",
 }
+UNSAID = ("frame_size", "context_length")
+"""What weights cannot tell and TinyWorlds' old single files may not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
     """A checkpoint that a run is to use."""
 
-    stage: Stage
-    directory: Path
-    step: int
-    """Updates done."""
+    checkpoint: Checkpoint
     architecture: dict[str, int]
-    peak: float | None
-    """Peak learning rate it was trained with, if it says so."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies; TinyWorlds' old form is a single file."""
+        return self.checkpoint.directory
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.checkpoint.step
+
+    @property
+    def peak(self) -> float | None:
+        """Peak learning rate it was trained with, if it says so."""
+        if self.checkpoint.schedule is not None:
+            return self.checkpoint.schedule.peak
+        return next(iter(self.checkpoint.scheduler.get("base_lrs") or ()), None)
 
 
-def read_given(argument: str, stage: Stage, root: Path) -> Given:
+def read_given(argument: str, stage: Stage, root: Path, *, training: TrainingConfig) -> Given:
     """The checkpoint that an argument names.
 
     Args:
-        argument: A step directory, a `checkpoints/` folder (newest valid) or a run (id or bundle).
+        argument: A step directory, a single `.pth` file, a `checkpoints/` folder (newest valid), or a run (id
+            or bundle).
         stage: Stage it must be of.
         root: Output root, for run ids.
+        training: For what an old single file does not say: the frames' size and the windows' length.
 
     Raises:
         CheckpointError: There is none, it is invalid, or of another stage.
     """
-    directory = _directory(argument, stage, root)
-    checkpoint = load_checkpoint(directory)
+    path = _path(argument, stage, root)
+    if is_single_file(path):
+        checkpoint = read_single_file(path, {key: getattr(training, key) for key in UNSAID})
+    else:
+        checkpoint = load_checkpoint(path)
     if checkpoint.stage != stage:
         raise CheckpointError(
             f"{FLAGS[stage]} {argument}: this is a checkpoint of {checkpoint.stage}; "
@@ -90,7 +113,9 @@ def newest_given(stages: Sequence[Stage], root: Path) -> dict[Stage, Given]:
 
 
 def settings_of(given: dict[Stage, Given], trained: list[Stage]) -> list[Setting]:
-    """What checkpoints bring into the configuration: architecture, and the peak of a stage that resumes.
+    """What checkpoints bring into the configuration: architecture; a stage that resumes, all its kind.
+
+    That is its optimizer, its experts, whether it takes actions, and the peak of its learning rate.
 
     Raises:
         CheckpointError: Their architectures do not fit together.
@@ -98,24 +123,41 @@ def settings_of(given: dict[Stage, Given], trained: list[Stage]) -> list[Setting
     check_same_architecture({str(one.directory): one.architecture for one in given.values()})
     found: list[Setting] = []
     for stage, one in given.items():
-        origin = f"checkpoint {one.directory}"
+        origin, settings = f"checkpoint {one.directory}", build.settings_of(one.checkpoint)
         for key, value in one.architecture.items():
             places = [(name, key) for name in STAGES] if key in BACKBONE else [("training", key)]
             found += [Setting(place, value, origin, key) for place in places]
-        if stage in trained and one.peak is not None:
-            found.append(Setting((stage, "learning_rate"), one.peak, origin, "learning_rate"))
+        if stage in trained:
+            resumed = {key: value for key, value in settings.items() if key not in one.architecture}
+            if one.peak is not None:
+                resumed["learning_rate"] = one.peak
+            found += [Setting((stage, key), value, origin, key) for key, value in resumed.items()]
     return found
 
 
-def check_fit(given: dict[Stage, Given], run: RunConfig) -> None:
-    """Make sure that explicit flags did not ask for another architecture than the checkpoints have.
+def check_fit(given: dict[Stage, Given], run: RunConfig, trained: list[Stage]) -> None:
+    """Make sure that explicit flags did not ask for something else than the checkpoints are.
 
     Raises:
-        CheckpointError: Names the key and both values.
+        CheckpointError: Names the key and both values, or what in weights or optimizer does not fit.
     """
     for stage, one in given.items():
-        configured = architecture_of(run.stage(stage).model_dump(), stage)
+        config = run.stage(stage)
+        configured = architecture_of(config.model_dump(), stage)
         check_same_architecture({str(one.directory): one.architecture, "the configuration": configured})
+        if stage in trained:
+            build.check_resumable(one.checkpoint, config)
+        else:
+            build.model_of(one.checkpoint)
+
+
+def foreign(given: dict[Stage, Given], dataset: FramesDataset) -> list[str]:
+    """A sentence for each checkpoint that was trained on another recording, or does not say on which."""
+    found = (
+        other_recording(f"{FLAGS[stage]} {one.directory.name}", seen_by(one.checkpoint), dataset)
+        for stage, one in given.items()
+    )
+    return [sentence for sentence in found if sentence is not None]
 
 
 def copy_into(bundle: Bundle, given: dict[Stage, Given]) -> dict[Stage, str]:
@@ -124,16 +166,19 @@ def copy_into(bundle: Bundle, given: dict[Stage, Given]) -> dict[Stage, str]:
     for stage, one in given.items():
         target = bundle.checkpoint(stage, one.step)
         temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copytree(one.directory, temporary)
+        if one.directory.is_dir():
+            shutil.copytree(one.directory, temporary)
+        else:
+            write_directory(one.checkpoint, temporary)
         temporary.rename(target)
         sync_directory(target.parent)
         copies[stage] = bundle.relative(target)
     return copies
 
 
-def _directory(argument: str, stage: Stage, root: Path) -> Path:
+def _path(argument: str, stage: Stage, root: Path) -> Path:
     path = Path(argument).expanduser()
-    if path.is_dir() and step_of(path) is not None:
+    if is_single_file(path) or (path.is_dir() and step_of(path) is not None):
         return path.absolute()
     if path.is_dir() and path.name == "checkpoints":
         found = newest_valid(path.absolute())
@@ -142,7 +187,8 @@ def _directory(argument: str, stage: Stage, root: Path) -> Path:
             run = find_run(argument, root)
         except BundleError:
             raise UsageError(
-                f"{FLAGS[stage]} {argument}: no step directory, no checkpoints/ folder and no run"
+                f"{FLAGS[stage]} {argument}: no step directory, no checkpoints/ folder, no .pth file and "
+                "no run"
             ) from None
         found = _newest_of_run(run.bundle, stage) if run.bundle else None
     if found is None:
@@ -157,10 +203,4 @@ def _newest_of_run(bundle: Path, stage: Stage) -> Path | None:
 
 
 def _given(checkpoint: Checkpoint) -> Given:
-    return Given(
-        checkpoint.stage,
-        checkpoint.directory,
-        checkpoint.step,
-        architecture_of(checkpoint.config, checkpoint.stage),
-        checkpoint.schedule.peak if checkpoint.schedule else None,
-    )
+    return Given(checkpoint, architecture_of(checkpoint.config, checkpoint.stage))

@@ -217,7 +217,10 @@ def _why(gate: GateDecided) -> str:
     patch = ", ".join(f"{key}={value}" for key, value in gate.config_patch_applied.items())
     if gate.decision == "stop":
         patch = ""
-    return "; ".join([*(failed[:2] or [gate.reason]), *([f"now {patch}"] if patch else [])])
+    withheld = gate.observed
+    would = f"observed only, would {withheld.decision}" if withheld is not None else ""
+    parts = [*(failed[:2] or [gate.reason]), f"now {patch}" if patch else "", would]
+    return "; ".join(part for part in parts if part)
 
 
 def _inference(done: InferenceDone) -> str:

@@ -36,6 +36,10 @@ SECTIONS: tuple[KeyPath, ...] = (
 
 COMMAND_LINE = "command line"
 """Origin of KEY=VALUE arguments."""
+DEFAULT = "default"
+"""Origin of what nothing sets."""
+LAYERS = ("flag", "checkpoint", "profile", "file", DEFAULT)
+"""Words for origins, in falling priority."""
 
 CHECKPOINT_KEYS = {
     ("video_tokenizer", "checkpoint"): "--video-checkpoint",
@@ -73,8 +77,19 @@ def resolve(
         ConfigurationError: A file, key or value that cannot be used; names it and the cure.
         UsageError: There is no such profile.
     """
+    return combine(
+        profile, (*file_settings(configs), *profile_settings(configs, profile), *checkpoints, *flags)
+    )
+
+
+def combine(profile: str, settings: Iterable[Setting]) -> Resolution:
+    """Settings of rising priority as one validated configuration; what none of them sets is the default.
+
+    Raises:
+        ConfigurationError: A value that cannot be used; names its source, key and the cure.
+    """
     merged: dict[KeyPath, Setting] = {}
-    for setting in (*file_settings(configs), *profile_settings(configs, profile), *checkpoints, *flags):
+    for setting in settings:
         _put(merged, setting)
     for setting in merged.values():
         _check_value(setting)
@@ -83,6 +98,20 @@ def resolve(
     _check_backbone(tree, merged)
     run = RunConfig.model_validate({name: getattr(tree, name) for name in RunConfig.model_fields})
     return Resolution(profile, run, tree.policy, origins)
+
+
+def layer(origin: str) -> str:
+    """The word for an origin; for a mapping that several set together, of the highest in priority."""
+    words = {_word(part) for part in origin.split(", ")}
+    return next(word for word in LAYERS if word in words)
+
+
+def _word(origin: str) -> str:
+    if origin.startswith("--") or origin == COMMAND_LINE:
+        return "flag"
+    if origin == DEFAULT:
+        return DEFAULT
+    return next((word for word in ("checkpoint", "profile") if origin.startswith(f"{word} ")), "file")
 
 
 def assignments(texts: Sequence[str]) -> list[Setting]:
@@ -199,7 +228,7 @@ def _origin(merged: dict[KeyPath, Setting], path: KeyPath) -> str:
         if path[:end] in merged:
             return merged[path[:end]].origin
     below = [setting.origin for other, setting in merged.items() if other[: len(path)] == path]
-    return ", ".join(dict.fromkeys(below)) or "default"
+    return ", ".join(dict.fromkeys(below)) or DEFAULT
 
 
 def _check_backbone(tree: Tree, merged: dict[KeyPath, Setting]) -> None:

@@ -14,6 +14,7 @@ from services.commands.machine import place, usable_gpus
 from services.commands.options import TrainOptions
 from services.commands.resolve import Resolution, assignments, resolve
 from shared.bundle import Bundle
+from shared.config import TrainingConfig
 from shared.datasets.names import GAMES, dataset_path, game_of
 from shared.errors import BundleError, ConfigurationError
 from shared.events import STAGES, RunSpec, Stage
@@ -21,6 +22,7 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:
     from services.commands.given import Given
+    from shared.datasets.frames import FramesDataset
 
 DATA = Path("data")
 """Where the named datasets lie, from the current directory."""
@@ -38,6 +40,8 @@ class Prepared:
     """Output root."""
     game: str
     observe: bool
+    notices: list[str]
+    """What a person should know and that stops nothing."""
 
 
 def prepare(options: TrainOptions, *, gpus: int | None = None) -> Prepared:
@@ -50,24 +54,41 @@ def prepare(options: TrainOptions, *, gpus: int | None = None) -> Prepared:
     Raises:
         WorldloopError: Something cannot be used; names the file or flag, the key, and the cure.
     """
+    resolution, given = settle(options)
+    root = places.output_root(options.output_root, resolution.run.training.output_root)
+    resolution, game = _on_this_machine(resolution, options, usable_gpus() if gpus is None else gpus)
+    notices = _notices(given, resolution.run.training)
+    return Prepared(
+        resolution, options.stages, options.inference, given, root, game, options.observe, notices
+    )
+
+
+def settle(options: TrainOptions) -> tuple[Resolution, dict[Stage, Given]]:
+    """What flags, given checkpoints, profile and files make together, before the machine is looked at.
+
+    Raises:
+        WorldloopError: Something cannot be used; names the file or flag, the key, and the cure.
+    """
     stages, wanted = options.stages, options.checkpoints
     configs = find_configs(options.configs)
     flags = [*options.settings(), *assignments(options.assignments)]
     resolution = resolve(configs, options.profile, flags=flags)
-    root = places.output_root(options.output_root, resolution.run.training.output_root)
-    given: dict[Stage, Given] = {}
-    if wanted or not stages:
-        from services.commands import given as reading
+    if stages and not wanted:
+        return resolution, {}
+    from services.commands import given as reading
 
-        given = {stage: reading.read_given(argument, stage, root) for stage, argument in wanted.items()}
-        if not stages:
-            missing = [stage for stage in STAGES if stage not in given]
-            given |= reading.newest_given(missing, root)
-        brought = reading.settings_of(given, stages)
-        resolution = resolve(configs, options.profile, checkpoints=brought, flags=flags)
-        reading.check_fit(given, resolution.run)
-    resolution, game = _on_this_machine(resolution, options, usable_gpus() if gpus is None else gpus)
-    return Prepared(resolution, stages, options.inference, given, root, game, options.observe)
+    root = places.output_root(options.output_root, resolution.run.training.output_root)
+    given = {
+        stage: reading.read_given(argument, stage, root, training=resolution.run.training)
+        for stage, argument in wanted.items()
+    }
+    if not stages:
+        missing = [stage for stage in STAGES if stage not in given]
+        given |= reading.newest_given(missing, root)
+    brought = reading.settings_of(given, stages)
+    resolution = resolve(configs, options.profile, checkpoints=brought, flags=flags)
+    reading.check_fit(given, resolution.run, stages)
+    return resolution, given
 
 
 def create(prepared: Prepared, run_id: str, now: datetime) -> RunSpec:
@@ -148,12 +169,26 @@ def _check_dataset(path: Path, name: str, resolution: Resolution) -> None:
             f"{name}: there is no file {path}",
             f"Record one with `worldloop data record --env {game} --out {path}`, or give another --dataset",
         )
+    _open(path, resolution.run.training)
+
+
+def _notices(given: dict[Stage, Given], training: TrainingConfig) -> list[str]:
+    """Checkpoints that know another recording."""
+    dataset = _open(Path(training.dataset), training) if given else None
+    if dataset is None:
+        return []
+    from services.commands.given import foreign
+
+    return foreign(given, dataset)
+
+
+def _open(path: Path, training: TrainingConfig) -> FramesDataset | None:
+    """The recording; none where h5py is missing: the trainer's machine has it, and looks again."""
     if importlib.util.find_spec("h5py") is None:
-        return  # the trainer's machine has it, and looks again
+        return None
     from shared.datasets.frames import FramesDataset
 
-    training = resolution.run.training
-    FramesDataset.open(
+    return FramesDataset.open(
         path,
         context_length=training.context_length,
         fps=training.fps,

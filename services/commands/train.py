@@ -17,9 +17,9 @@ from services.commands.follow import Screen, ask_at_terminal, follow, interrupts
 from services.commands.options import TrainOptions
 from services.commands.start import Prepared, create, prepare
 from services.commands.view import RunView, fold_all
-from shared.bus.journal import read_journal
+from shared.bus.journal import last_event
 from shared.bus.protocol import Bus
-from shared.errors import BundleError, UsageError
+from shared.errors import UsageError
 from shared.events import OperatorCommand, ResumeRun, RunFinished, StartRun
 from shared.settings import Settings
 
@@ -50,6 +50,8 @@ def train(options: TrainOptions, *, resume: str | None, nats_url: str | None, as
         )
     prepared = prepare(options) if resume is None else None
     console = Console(stderr=as_json)
+    for notice in prepared.notices if prepared is not None else ():
+        console.print(f"Note: {notice}", markup=False, highlight=False, soft_wrap=True)
     started = connection.start_stack_if_needed(nats_url)
     if started is not None:
         for problem in (f"started the embedded stack at {started.url}", *started.problems):
@@ -155,11 +157,8 @@ async def recorded_in_bundle(bus: Bus, view: RunView) -> bool:
     if last is None or view.bundle is None or not Path(view.bundle).is_dir():
         return True
     for _ in range(int(EVENT_FILE_SEC / EVENT_FILE_LOOK_SEC)):
-        try:
-            written = read_journal(Path(view.bundle) / places.EVENTS_FILE)
-            if written and written[-1].sequence >= last.sequence:
-                return True
-        except BundleError:
-            pass  # not there yet, or just being written
+        written = last_event(Path(view.bundle) / places.EVENTS_FILE)
+        if written is not None and written.sequence >= last.sequence:
+            return True
         await asyncio.sleep(EVENT_FILE_LOOK_SEC)
     return False

@@ -72,6 +72,9 @@ class LatentActionsLimits(Config):
     """Nats."""
     watch_final_loss: Number = 0.1
     watch_unique_actions: Number = 2
+    collapse_unique_actions: Number = 1
+    collapse_action_entropy: Number = 0
+    """At or below both, the collapse is severe."""
 
 
 class DynamicsLimits(Config):
@@ -84,7 +87,8 @@ class DynamicsLimits(Config):
     watch_late_over_mid: Number = 1.08
     watch_delta: float = 0.5
     collapse_final_loss: Number = 6.0
-    """At or above it with a loss that does not fall, the collapse is severe."""
+    collapse_delta: float = 0.0
+    """At or above both, the collapse is severe."""
 
 
 class Limits(Config):
@@ -95,14 +99,63 @@ class Limits(Config):
     dynamics: DynamicsLimits = DynamicsLimits()
 
 
+class NonFinite(Config):
+    """Detector: the loss is no number any more."""
+
+    enabled: bool = True
+    tail_rows: Positive = 3
+    """Newest rows whose loss is not finite that fail the gate."""
+
+
+class LossSpike(Config):
+    """Detector: the loss left the level it had reached. Rolls back to the accepted gate at a lower rate."""
+
+    enabled: bool = True
+    min_noise: Number = 8.0
+    """Above the lowest level by this many times the spread of single rows, ..."""
+    min_ratio: Annotated[float, Field(gt=1)] = 1.3
+    """... and by this factor."""
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Stagnation(Config):
+    """Detector: the stage learns nothing."""
+
+    enabled: bool = True
+    min_drop: Share = 0.05
+    """Share of the level it began with by which the loss must have fallen."""
+    from_share: Share = 0.25
+    """Share of the stage target from where on it binds."""
+    in_a_row: Positive = 2
+    """Such gates in a row that make a retune; before that the gate is `watch`."""
+
+
+class Throughput(Config):
+    """Detector: updates take longer than they did. Flags, never fails."""
+
+    enabled: bool = True
+    max_slowdown: Annotated[float, Field(gt=1)] = 2.0
+
+
+class Detectors(Config):
+    """Part of check 6 beyond the limits of each stage."""
+
+    non_finite: NonFinite = NonFinite()
+    loss_spike: LossSpike = LossSpike()
+    stagnation: Stagnation = Stagnation()
+    throughput: Throughput = Throughput()
+
+
 class Visual(Config):
     """Thresholds of check 7, and for which stages it binds."""
 
     binds: tuple[Stage, ...] = ("dynamics",)
     min_contrast: Number = 0.25
     max_flat_blocks: Share = 0.6
-    max_striping: Share = 0.35
-    min_edges: Number = 0.15
+    max_striping: Share = 0.25
+    min_edges: Number = 0.12
+    max_noise: Share = 0.2
+    max_frozen: Share = 0.55
     in_a_row: Positive = 2
     """Failed gates in a row that make a retune; before that the gate is `watch`."""
 
@@ -197,10 +250,13 @@ class Policy(Config):
     limits: Limits = Limits()
     absolute_loss_from: Share = 0.0
     """Fraction of the stage target from where on the absolute loss limits bind."""
+    detectors: Detectors = Detectors()
     visual: Visual = Visual()
 
     ladder_mode: Literal["combined", "one_rung"] = "combined"
     ladders: Ladders = Ladders()
+    batch_size_divisor: Annotated[int, Field(ge=2)] = 2
+    """What running out of memory or a runtime error does to `batch_size_per_gpu`."""
     min_learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """No ladder goes below it."""
 

@@ -47,6 +47,8 @@ class Keeper:
         self._unreadable: set[str] = set()
         """Runs with an event that could not be folded: nothing is decided about them."""
         self._caught_up = False
+        self._followed = 0
+        """Sequence of the last event that came by following: all before it were read."""
         self._heard = 0
         """Events delivered since the last tick."""
         self._wake = asyncio.Event()
@@ -60,6 +62,7 @@ class Keeper:
         async with contextlib.aclosing(self._bus.follow(("event",))) as events:
             async for recorded in events:
                 self._take(recorded)
+                self._followed = recorded.sequence
                 self._heard += 1
                 self._caught_up = recorded.pending == 0
                 if self._caught_up:
@@ -99,7 +102,7 @@ class Keeper:
             BusError: The log cannot be reached.
         """
         run_id = command.run_id
-        await self._catch_up(run_id)
+        await self._catch_up()
         while (event := answer(self._run(run_id), command)) is not None:
             try:
                 await self._bus.append(event, after=self._run(run_id).sequence)
@@ -194,10 +197,11 @@ class Keeper:
         self._read.set()
         self._read = asyncio.Event()
 
-    async def _catch_up(self, run_id: str) -> None:
-        """Fold what the log has of a run beyond what was read."""
-        for recorded in await self._bus.events(run_id, after=self._run(run_id).sequence):
-            self._take(recorded)
+    async def _catch_up(self) -> None:
+        """Fold what the log has beyond what was read: of all runs, or the queue would be out of date."""
+        for recorded in await self._bus.events(after=self._followed):
+            if recorded.sequence > self._run(recorded.message.run_id).sequence:
+                self._take(recorded)
 
     async def _resolve(self, run_id: str, conflict: SequenceConflict) -> None:
         """Fold what came first; the run's last events may be such that nobody can read.
@@ -206,7 +210,7 @@ class Keeper:
             BusError: There is something that cannot be read, and the bus does not say where it ends.
         """
         before = self._run(run_id).sequence
-        await self._catch_up(run_id)
+        await self._catch_up()
         if conflict.last is not None:
             self._skip(run_id, conflict.last)
         elif self._run(run_id).sequence == before:

@@ -96,7 +96,7 @@ def _measure(
         cache_dir=cache_dir,
         frame_size=world.frame_size,
     )
-    found = evaluate(world, dataset, settings, policy, trained_on=world.trained_like(training.model_dump()))
+    found = evaluate(world, dataset, settings, policy, trained_on=world.held_out_from(dataset))
     path = _picture_path(bundle, now)
     _draw(path, found, command, settings, policy)
     return {"ok": True, "picture": bundle.relative(path), **found.numbers}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from services.inference.core.clips import Indices, Layout
 from shared.config import Device
+from shared.datasets.frames import FramesDataset
 from shared.datasets.mapping import Frames
 from shared.errors import CheckpointError
 from shared.events import STAGES, Stage
@@ -32,12 +33,10 @@ from shared.worldmodel.decoding import decode
 from shared.worldmodel.dynamics import Dynamics
 from shared.worldmodel.frames import to_float
 from shared.worldmodel.latent_actions import LatentActions
+from shared.worldmodel.seen import Seen, never_saw_held_out, seen_by
 from shared.worldmodel.video_tokenizer import VideoTokenizer
 
 Images = npt.NDArray[np.float32]
-
-TRAINED_ON = ("dataset", "fps", "preload_ratio", "held_out_ratio")
-"""Keys that decide which frames a stage was trained on."""
 
 
 class Cancelled(Exception):
@@ -66,8 +65,8 @@ class World:
     frame_size: int
     with_actions: bool
     """The dynamics was trained with actions."""
-    configs: tuple[dict[str, Any], ...]
-    """Each checkpoint's configuration; empty for one that worldloop did not write."""
+    seen: tuple[Seen, ...]
+    """What the three were trained on."""
     cancelled: Callable[[], bool] = lambda: False
     """Asked before each step."""
 
@@ -99,7 +98,7 @@ class World:
             device=where,
             frame_size=checkpoints["video_tokenizer"].config["frame_size"],
             with_actions=bool(checkpoints["dynamics"].config.get("use_actions", True)),
-            configs=tuple({} if c.schedule is None else c.config for c in checkpoints.values()),
+            seen=tuple(each for checkpoint in checkpoints.values() for each in seen_by(checkpoint)),
             cancelled=cancelled,
         )
 
@@ -108,11 +107,9 @@ class World:
         """Number of action codes there are."""
         return self.latent_actions.n_actions
 
-    def trained_like(self, training: Mapping[str, Any]) -> bool:
-        """Whether all three were trained by worldloop on the frames that a training configuration says."""
-        return all(
-            config and all(config.get(key) == training[key] for key in TRAINED_ON) for config in self.configs
-        )
+    def held_out_from(self, dataset: FramesDataset) -> bool:
+        """Whether all three were trained on this recording alone, and on no frame that it now holds out."""
+        return never_saw_held_out(self.seen, dataset)
 
     def action_codes(self, frames: Frames) -> Indices:
         """The action between each frame and the next, [K, L-1]."""

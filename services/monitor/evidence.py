@@ -5,7 +5,6 @@ from __future__ import annotations
 from services.monitor.config import Policy
 from services.monitor.core import gpu, history, visual
 from services.monitor.core.chunks import Chunk
-from services.monitor.core.covered import uncovered
 from services.monitor.files import changed, read_history, read_samples
 from shared.bundle import Bundle
 from shared.errors import BundleError
@@ -85,10 +84,16 @@ def _visual(done: ChunkDone, chunk: Chunk | None, bundle: Bundle) -> tuple[Visua
         step, written = sheet_step(path), changed(path)
         if step is None or written is None:
             return None, f"{path}: " + ("its name has no step" if step is None else "there is no such sheet")
-        originals, generated = read_sheet(path).pairs()
+        pictures = read_sheet(path)
     except BundleError as error:
         return None, str(error)
-    if done.stage == "dynamics":
-        originals = uncovered(originals, generated)
     fresh = step > done.start_step and (chunk is None or written >= chunk.started - CLOCK_SLACK_SEC)
-    return visual.numbers(originals, generated, sheet=done.visualization, step=step, fresh=fresh), None
+    found = visual.numbers(
+        done.stage,
+        pictures.originals,
+        pictures.generated,
+        sheet=done.visualization,
+        step=step,
+        fresh=fresh,
+    )
+    return found, None

@@ -18,7 +18,9 @@ ROWS_AT_ONCE = 200_000
 
 
 def read_history(path: Path) -> dict[str, Column]:
-    """The known columns of a history, float64, NaN where a cell is no number; a torn last row is left out.
+    """The known columns of a history, float64; a torn last row is left out.
+
+    A cell that is empty or nonsense is NaN; one that says nan, as a diverged loss does, is infinite.
 
     Raises:
         BundleError: The file is missing, empty, no table, or lacks a required column; the text names it.
@@ -31,6 +33,8 @@ def read_history(path: Path) -> dict[str, Column]:
             chunksize=ROWS_AT_ONCE,
             encoding_errors="replace",
             low_memory=False,
+            keep_default_na=False,
+            na_values=[""],
         ) as reader:
             parts.extend(reader)
         torn = _ends_torn(path)
@@ -50,7 +54,9 @@ def read_history(path: Path) -> dict[str, Column]:
 
 
 def _numbers(column: pd.Series) -> Column:
-    values: Column = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    values: Column = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    if not pd.api.types.is_numeric_dtype(column):
+        values[column.astype(str).str.strip().str.lower().isin(("nan", "-nan")) & column.notna()] = np.inf
     return values
 
 

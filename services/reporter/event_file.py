@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from shared.bus.journal import from_line, to_line
+from shared.bus.journal import from_line, last_line, to_line
 from shared.bus.protocol import Recorded
 from shared.errors import MessageError
-
-TAIL_BYTES = 64 * 1024
 
 
 def last_sequence(path: Path) -> int:
@@ -22,7 +18,7 @@ def last_sequence(path: Path) -> int:
         return 0
     with stream:
         while True:
-            start, line = _last_line(stream)
+            start, line = last_line(stream)
             if line == b"":
                 return 0
             if line.endswith(b"\n"):
@@ -39,16 +35,3 @@ def append_events(path: Path, records: Sequence[Recorded]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", newline="\n") as stream:
             stream.writelines(to_line(record) + "\n" for record in records)
-
-
-def _last_line(stream: BinaryIO) -> tuple[int, bytes]:
-    """Where the last line begins, and the line with its end if it has one."""
-    size = stream.seek(0, os.SEEK_END)
-    length = 0
-    while True:
-        length = min(size, length + TAIL_BYTES)
-        stream.seek(size - length)
-        block = stream.read(length)
-        found = block[:-1].rfind(b"\n")
-        if found >= 0 or length == size:
-            return size - length + found + 1, block[found + 1 :]

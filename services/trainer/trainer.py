@@ -45,6 +45,10 @@ class Trainer:
         self._inventory, self._crew = Inventory(), Crew(bus, settings)
         self._taking = asyncio.Lock()
         self._chunk: Chunk | None = None
+        self._named: dict[str, set[str | None]] = {}
+        """Run -> checkpoints that its gates named, which retention keeps."""
+        self._read: dict[str, int] = {}
+        """Run -> sequence up to which that was read."""
         self._closing = False
 
     # --- what handlers ask for ----------------------------------------------------------------------------
@@ -61,7 +65,7 @@ class Trainer:
             Retry: Another chunk is in work, or the run is not in the log yet.
         """
         key = (run_id, plan.stage, plan.attempt)
-        if key in self._ledger.done:
+        if self._ledger.answered(key):
             return
         async with self._taking:
             if self._chunk is None:
@@ -227,11 +231,13 @@ class Trainer:
     async def _tidy(self, chunk: Chunk, found: list[CheckpointInfo]) -> None:
         """After a chunk: no stray launcher, and no checkpoint that nobody needs."""
         await self._crew.sweep(chunk, "alive after the chunk")
-        recorded = await self._bus.events(chunk.run_id)
-        gates = [each.message for each in recorded if isinstance(each.message, GateDecided)]
-        named = [(gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from) for gate in gates]
+        named = self._named.setdefault(chunk.run_id, set())
+        for each in await self._bus.events(chunk.run_id, after=self._read.get(chunk.run_id, 0)):
+            self._read[chunk.run_id] = each.sequence
+            if isinstance(gate := each.message, GateDecided):
+                named |= {gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from}
         given = (*chunk.spec.checkpoints.values(), chunk.plan.resume_from)
-        keep = {path for paths in (*named, given) for path in paths if path}
+        keep = {path for path in (*named, *given) if path}
         await self._inventory.delete(
             chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep)
         )

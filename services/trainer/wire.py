@@ -90,7 +90,7 @@ class Finished(Value):
     wandb_run_id: str | None
     wandb_dir: BundlePath | None
     problems: list[str]
-    """What went wrong without ending the chunk (wandb)."""
+    """What went wrong without ending the chunk (token cache, wandb)."""
 
 
 Order = Run | Stop | Exit

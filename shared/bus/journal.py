@@ -7,14 +7,18 @@ read without a server.
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shared.bus.protocol import Recorded
 from shared.bus.wire import decode
 from shared.errors import BundleError, MessageError
 from shared.events import as_document, subject
+
+TAIL_BYTES = 64 * 1024
+"""What is looked at first to find the last line."""
 
 
 def as_cloudevent(recorded: Recorded) -> dict[str, Any]:
@@ -74,3 +78,39 @@ def read_journal(path: Path) -> list[Recorded]:
         except MessageError as error:
             raise BundleError(f"{path}, line {number}: {error}") from None
     return found
+
+
+def last_event(path: Path) -> Recorded | None:
+    """The last event of a bundle's file, without reading the others; none if there is none in its last line.
+
+    A line without its newline is just being written and does not count.
+    """
+    try:
+        with path.open("rb") as stream:
+            start, line = last_line(stream)
+            if line and not line.endswith(b"\n"):
+                _, line = last_line(stream, before=start)
+    except FileNotFoundError:
+        return None
+    try:
+        return from_line(line.decode()) if line else None
+    except (MessageError, UnicodeDecodeError):
+        return None  # the reporter repairs it
+
+
+def last_line(stream: BinaryIO, *, before: int | None = None) -> tuple[int, bytes]:
+    """Where the last line begins, and the line with its end if it has one.
+
+    Args:
+        stream: An open file.
+        before: Where the file is taken to end; none is its end.
+    """
+    size = stream.seek(0, os.SEEK_END) if before is None else before
+    length = 0
+    while True:
+        length = min(size, length + TAIL_BYTES)
+        stream.seek(size - length)
+        block = stream.read(length)
+        found = block[:-1].rfind(b"\n")
+        if found >= 0 or length == size:
+            return size - length + found + 1, block[found + 1 :]

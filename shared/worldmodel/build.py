@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import torch
@@ -14,6 +15,7 @@ from shared.events import STAGES, Stage
 from shared.worldmodel.checkpoints import Checkpoint, architecture_of
 from shared.worldmodel.dynamics import Dynamics
 from shared.worldmodel.latent_actions import LatentActions
+from shared.worldmodel.optim import make_optimizer, optimizer_state, restore_optimizer
 from shared.worldmodel.video_tokenizer import VideoTokenizer
 
 Model = VideoTokenizer | LatentActions | Dynamics
@@ -22,6 +24,8 @@ MODELS: dict[Stage, Callable[[StageConfig], Model]] = {
     "latent_actions": LatentActions,
     "dynamics": Dynamics,
 }
+DYNAMICS_SETTINGS = ("use_actions", "top_k_experts", "moe_aux_loss_coeff")
+"""Settings besides the architecture that decide what a dynamics' weights are for."""
 
 
 @overload
@@ -43,25 +47,68 @@ def build_model(stage: Stage, config: StageConfig) -> Model:
         return MODELS[stage](config)
 
 
+def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All settings that a checkpoint's weights and optimizer were made with; experts are found by their keys.
+
+    Raises:
+        CheckpointError: Its config does not say the architecture.
+    """
+    found: dict[str, Any] = dict(architecture_of(checkpoint.config, checkpoint.stage))
+    if "optimizer" in checkpoint.config:
+        found["optimizer"] = checkpoint.config["optimizer"]
+    if checkpoint.stage == "dynamics":
+        inside = (name.partition(".experts.")[2] for name in checkpoint.model)
+        experts = {name.partition(".")[0] for name in inside if name}
+        found |= {key: checkpoint.config[key] for key in DYNAMICS_SETTINGS if key in checkpoint.config}
+        found["use_moe"] = bool(experts)
+        if experts:
+            found["num_experts"] = len(experts)
+    return found
+
+
+def config_of(checkpoint: Checkpoint) -> StageConfig:
+    """The configuration that rebuilds a checkpoint's model and optimizer; the rest of it is the default.
+
+    Raises:
+        CheckpointError: Its config is none of ours.
+    """
+    try:
+        return StageConfig.model_validate(settings_of(checkpoint))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.directory}: its config is none of ours: {error}") from error
+
+
 def model_of(checkpoint: Checkpoint) -> Model:
-    """The model a checkpoint holds, on the CPU in eval mode; experts are found by their keys.
+    """The model a checkpoint holds, on the CPU in eval mode.
 
     Raises:
         CheckpointError: Config and weights do not belong together.
     """
-    values: dict[str, Any] = dict(architecture_of(checkpoint.config, checkpoint.stage))
-    experts = {name.split(".experts.")[1].split(".")[0] for name in checkpoint.model if ".experts." in name}
-    optional = ("use_actions", "top_k_experts", "moe_aux_loss_coeff")
-    values |= {key: checkpoint.config[key] for key in optional if key in checkpoint.config}
-    if experts:
-        values |= {"use_moe": True, "num_experts": len(experts)}
-    try:
-        config = StageConfig.model_validate(values)
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.directory}: its config is none of ours: {error}") from error
-    model = build_model(checkpoint.stage, config)
+    model = build_model(checkpoint.stage, config_of(checkpoint))
     load_weights(model, checkpoint)
     return model.eval()
+
+
+def fresh_optimizer_state(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the state of an optimizer that has made no step."""
+    config = config_of(checkpoint)
+    optimizer = make_optimizer(model_of(checkpoint), config)
+    state = optimizer_state(optimizer, config.learning_rate, config.learning_rate)
+    return replace(checkpoint, optimizer=state)
+
+
+def check_resumable(checkpoint: Checkpoint, config: StageConfig) -> None:
+    """Make sure that training can go on from a checkpoint under a configuration.
+
+    Raises:
+        CheckpointError: Weights or optimizer state do not fit; names what, and the cure.
+    """
+    model = build_model(checkpoint.stage, config)
+    load_weights(model, checkpoint)
+    try:
+        restore_optimizer(make_optimizer(model, config), checkpoint.optimizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.directory}: {error}") from error
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

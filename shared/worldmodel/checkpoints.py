@@ -44,6 +44,13 @@ OURS = "worldloop"
 TEMPORARY, REPLACED = ".tmp", ".replaced"
 PREFIXES = ("module.", "_orig_mod.")
 """What DDP and `torch.compile` put before every name."""
+NO_FSDP = {
+    "use_fsdp": False,
+    "reshard_after_forward": False,
+    "fsdp_mixed_precision": None,
+    "offload_policy": None,
+}
+"""TinyWorlds' keys of `distributed` for a kind of training that we do not do."""
 SIGNATURES: dict[str, Stage] = {
     "encoder.latent_head.1.weight": "video_tokenizer",
     "encoder.action_head.1.weight": "latent_actions",
@@ -98,7 +105,7 @@ def save_checkpoint(
         step: Updates done.
         config: The stage's configuration.
         schedule: The current segment.
-        extra: Plain values to find again under `Checkpoint.extra`.
+        extra: Plain values to find again under `Checkpoint.extra`, and in the manifest.
 
     Raises:
         OSError: The disk refused; what was there stands.
@@ -121,7 +128,7 @@ def save_checkpoint(
         files = {
             name: _write(temporary / name, content) for name, content in zip(FILES, contents, strict=True)
         }
-        manifest = {"format": 1, "stage": stage, "step": step, "files": files}
+        manifest = {"format": 1, "stage": stage, "step": step, "extra": dict(extra or {}), "files": files}
         write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
         if directory.exists():
             directory.rename(replaced)
@@ -154,7 +161,13 @@ def plain_config(config: StageConfig, stage: Stage) -> dict[str, Any]:
     keys = (TrainingConfig.model_fields.keys() | STAGE_FILES[stage].model_fields.keys()) - {"output_root"}
     foreign = set(ALIGNED) - set(ARCHITECTURE[stage])
     values = {key: value for key, value in config.model_dump().items() if key in keys and key not in foreign}
-    return {**values, "standalone": True, "use_wandb": config.wandb != "disabled"}
+    distributed = {"use_ddp": config.distributed.use_ddp, **NO_FSDP}
+    return {
+        **values,
+        "distributed": distributed,
+        "standalone": True,
+        "use_wandb": config.wandb != "disabled",
+    }
 
 
 def _write(path: Path, content: Any) -> dict[str, Any]:
@@ -215,14 +228,8 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
     for name, content in ((MODEL, model), (OPTIMIZER, optimizer), (STATE, state)):
         if not isinstance(content, dict) or not content:
             raise CheckpointError(f"{directory / name} holds no entries")
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
-        raise CheckpointError(
-            f"{directory / MODEL} is no state dict: it maps something else than names to tensors"
-        )
-    for name, content in ((MODEL, model), (OPTIMIZER, optimizer)):
-        for key, tensor in _tensors(content):
-            if not tensor.isfinite().all():
-                raise CheckpointError(f"{directory / name}: {key} is not finite")
+    model = checked_weights(directory / MODEL, model)
+    _check_finite(directory / OPTIMIZER, optimizer)
     index, config = state.get("step"), state.get("config")
     if not isinstance(index, int):
         raise CheckpointError(f"{directory / STATE} has no step")
@@ -233,10 +240,9 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
         raise CheckpointError(
             f"{directory} is no valid checkpoint: {MANIFEST} is missing, it was not written to the end"
         )
-    model = _bare(model)
     return Checkpoint(
         directory=directory,
-        stage=_stage(directory, model),
+        stage=stage_of(directory / MODEL, model),
         step=index + DIRECTORY_OFFSET,
         config=config,
         model=model,
@@ -245,6 +251,30 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
         schedule=Schedule.model_validate(ours["schedule"]) if ours else None,
         extra=ours["extra"] if ours else {},
     )
+
+
+def checked_weights(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """A state dict under the bare names.
+
+    Raises:
+        CheckpointError: It maps something else than names to tensors, or one of them is not finite.
+    """
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()):
+        raise CheckpointError(f"{path} is no state dict: it maps something else than names to tensors")
+    _check_finite(path, content)
+    return _bare(content)
+
+
+def stage_of(path: Path, model: Mapping[str, Tensor]) -> Stage:
+    """The stage that weights are of.
+
+    Raises:
+        CheckpointError: They are of none.
+    """
+    for tensor, stage in SIGNATURES.items():
+        if tensor in model:
+            return stage
+    raise CheckpointError(f"{path} is of no stage: it has none of the tensors {', '.join(SIGNATURES)}")
 
 
 def inspect_checkpoint(directory: Path, *, bundle: Bundle) -> CheckpointInfo:
@@ -299,13 +329,10 @@ def _tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(inner, f"{name}.{key}" if name else str(key))
 
 
-def _stage(directory: Path, model: Mapping[str, Tensor]) -> Stage:
-    for tensor, stage in SIGNATURES.items():
-        if tensor in model:
-            return stage
-    raise CheckpointError(
-        f"{directory / MODEL} is of no stage: it has none of the tensors {', '.join(SIGNATURES)}"
-    )
+def _check_finite(path: Path, content: Any) -> None:
+    for key, tensor in _tensors(content):
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {key} is not finite")
 
 
 # --- fit --------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def decided_per_step(tokens: int, steps: int) -> list[int]:
     return counts
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     dynamics: Dynamics,
     tokenizer: VideoTokenizer,
@@ -74,7 +74,7 @@ def decode(
     return window[:, -horizon:].clamp(-1, 1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode_tokens(
     dynamics: Dynamics,
     indices_btp: Tensor,
@@ -116,13 +116,14 @@ def decode_tokens(
         logits_bmv = dynamics.output_mlp(_pick(seen, hidden_bm)).float()
         if temperature > 0:
             logits_bmv = logits_bmv / temperature
-        best_bm, candidate_bm = logits_bmv.max(-1)
-        confidence_bm = best_bm - logits_bmv.logsumexp(-1)
-        chosen = confidence_bm.topk(count, 1).indices
+        best_bm1, candidate_bm1 = logits_bmv.max(-1, keepdim=True)
+        # one over the largest probability: the smaller, the more confident
+        doubt_bm = (logits_bmv - best_bm1).exp_().sum(-1)
+        chosen = doubt_bm.topk(count, 1, largest=False).indices
         if temperature > 0:
             decided = sample_tokens(_pick(logits_bmv, chosen), generator)
         else:
-            decided = candidate_bm.gather(1, chosen)
+            decided = candidate_bm1.squeeze(-1).gather(1, chosen)
         places = hidden_bm.gather(1, chosen)
         tokens_bq = tokens_bq.scatter(1, places, decided)
         latents_bql = latents_bql.scatter(

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from shared.config import StageConfig
+from shared.worldmodel.attention import by_hand
 from shared.worldmodel.latent_actions import action_bits
 from shared.worldmodel.layers import spatial_encoding
-from shared.worldmodel.masking import drops_a_frame, last_frame_mask, tinyworlds_mask
+from shared.worldmodel.masking import drops_a_frame, last_frame_mask, strangers, tinyworlds_mask
 from shared.worldmodel.quantizer import basis_of, latents_of
 from shared.worldmodel.statistics import action_statistics
+from shared.worldmodel.token_loss import TokenLoss
 from shared.worldmodel.transformer import Cache, Experts, Hidden, TrainOutput, Transformer
 
 
@@ -35,7 +37,7 @@ class Dynamics(nn.Module):
         embed, bits = config.embed_dim, action_bits(config.n_actions)
         experts = Experts(config.num_experts, config.top_k_experts, config.moe_aux_loss_coeff)
         self.num_bins, self.n_actions = config.num_bins, config.n_actions
-        self.masking = config.dynamics_masking
+        self.masking, self.context_noise = config.dynamics_masking, config.context_noise
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, 1, config.latent_dim))
         self.latent_embed = nn.Linear(config.latent_dim, embed)
         self.transformer = Transformer(
@@ -74,6 +76,8 @@ class Dynamics(nn.Module):
             indices_btp = indices_btp[:, :frames]
             bits_bta = None if bits_bta is None else bits_bta[:, : frames - 1]
             mask_btp = last_frame_mask(batch, frames, patches, generator)
+            if self.context_noise:
+                indices_btp = strangers(indices_btp, self.context_noise, generator)
         loss = self.loss(indices_btp, bits_bta, mask_btp)
         return TrainOutput(
             loss, {} if bits_bta is None else action_statistics(self._codes(bits_bta), self.n_actions)
@@ -91,9 +95,13 @@ class Dynamics(nn.Module):
         mask = mask_btp.to(indices_btp.device, non_blocking=True).unsqueeze(-1)
         latents_btpl = torch.where(mask, self.mask_token, self.latents(indices_btp))
         hidden = self.hidden(latents_btpl, bits_bta)
-        logits_mv = self.output_mlp(hidden.x_btpe.flatten(0, 2)[places])
+        x_me, targets_m = hidden.x_btpe.flatten(0, 2)[places], indices_btp.flatten()[places]
+        summed: Tensor
+        if by_hand(x_me):
+            summed = TokenLoss.apply(x_me, self.output_mlp.weight, self.output_mlp.bias, targets_m)  # type: ignore[no-untyped-call]
+        else:
+            summed = fn.cross_entropy(self.output_mlp(x_me), targets_m, reduction="sum")
         # a sum over at least one: the rare batch with nothing hidden has loss 0, not NaN
-        summed = fn.cross_entropy(logits_mv, indices_btp.flatten()[places], reduction="sum")
         loss = summed / max(places.numel(), 1)
         return loss if hidden.auxiliary is None else loss + hidden.auxiliary
 

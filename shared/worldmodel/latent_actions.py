@@ -17,6 +17,8 @@ from shared.worldmodel.transformer import TrainOutput, Transformer
 
 VARIANCE_FLOOR = 0.01
 VARIANCE_WEIGHT = 100.0
+SOFTNESS = 0.25
+"""Of a code, where its information is measured: the smaller, the surer a bit must be to count."""
 
 
 def action_bits(n_actions: int) -> int:
@@ -105,11 +107,16 @@ class LatentActions(nn.Module):
         bits_bta = self.quantizer(raw_bta)
         predicted = self.decoder(frames_btchw[:, :-1], bits_bta, masked=True)
         loss = prediction_loss(predicted, frames_btchw, raw_bta)
-        if self.balance_weight:
-            loss = loss + self.balance_weight * imbalance(bits_bta)
+        told = information(raw_bta)
         statistics = action_statistics(self.quantizer.indices(bits_bta), self.n_actions)
         usage = statistics["unique_actions"] / self.n_actions
-        return TrainOutput(loss, {**statistics, "latent_actions/codebook_usage": usage})
+        metrics = {
+            "train/loss": loss.detach(),
+            **statistics,
+            "latent_actions/codebook_usage": usage,
+            "latent_actions/information": told.detach(),
+        }
+        return TrainOutput(loss - self.balance_weight * told if self.balance_weight else loss, metrics)
 
     @torch.no_grad()
     def actions(self, frames_btchw: Tensor) -> Tensor:
@@ -141,13 +148,20 @@ def prediction_loss(predicted: Tensor, frames_btchw: Tensor, raw_bta: Tensor) ->
     return fn.smooth_l1_loss(predicted, frames_btchw[:, 1:]) + penalty
 
 
-def imbalance(bits_bta: Tensor) -> Tensor:
-    """How far a batch is from using all codes alike: squared means of the bits and squared correlations."""
-    bits_na = bits_bta.flatten(0, -2)
-    number, bits = bits_na.shape
-    loss = bits_na.mean(0).square().mean()
-    if bits > 1:
-        together_aa = bits_na.T @ bits_na / number
-        off_diagonal = together_aa.square().sum() - together_aa.diagonal().square().sum()
-        loss = loss + off_diagonal / (bits * (bits - 1))
-    return loss
+def information(raw_bta: Tensor) -> Tensor:
+    """What a code tells about its transition, nats: most when all are used alike and each is sure of its own.
+
+    Entropy of the batch's mean code minus the mean entropy of the codes, as in MAGVIT-v2 (Yu et al. 2023,
+    section 3.1), over soft codes: a bit is +1 with probability sigmoid(tanh(raw) / `SOFTNESS`).
+
+    Args:
+        raw_bta: The encoder's output before quantization.
+    """
+    up_na = torch.sigmoid(torch.tanh(raw_bta.flatten(0, -2)) / SOFTNESS)
+    each = (torch.special.entr(up_na) + torch.special.entr(1 - up_na)).sum(-1).mean()
+    codes_nc = torch.ones_like(up_na[:, :1])
+    for bit in range(up_na.shape[1]):
+        up_n1 = up_na[:, bit : bit + 1]
+        codes_nc = torch.cat([codes_nc * (1 - up_n1), codes_nc * up_n1], -1)
+    found: Tensor = torch.special.entr(codes_nc.mean(0)).sum() - each
+    return found

@@ -36,6 +36,29 @@ def last_frame_mask(batch: int, frames: int, patches: int, generator: torch.Gene
     return mask_btp
 
 
+def strangers(indices_btp: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Replace tokens of the context by those that another sample has at the same place.
+
+    While decoding, the context is what was generated before, errors included; this is what they are like.
+
+    Args:
+        indices_btp: Tokens.
+        largest: Share of a sample's tokens that is replaced, at most; the share itself is drawn per sample.
+        generator: On the CPU.
+
+    Returns:
+        int64 [B, T, P]; the last frame is as it was.
+    """
+    batch, frames, patches = indices_btp.shape
+    share_b11 = largest * torch.rand(batch, 1, 1, generator=generator)
+    replaced_btp = torch.rand(batch, frames, patches, generator=generator) < share_b11
+    replaced_btp[:, -1] = False
+    others_b = torch.randint(batch, (batch,), generator=generator)
+    device = indices_btp.device
+    others_btp = indices_btp[others_b.to(device, non_blocking=True)]
+    return torch.where(replaced_btp.to(device, non_blocking=True), others_btp, indices_btp)
+
+
 def drops_a_frame(generator: torch.Generator) -> bool:
     """Whether a batch is cut to one frame fewer, so that short contexts are known: a quarter of them."""
     return bool(torch.rand((), generator=generator) < 0.25)

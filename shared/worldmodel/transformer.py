@@ -14,7 +14,7 @@ from shared.worldmodel.layers import FeedForward, SpatialAttention, TemporalAtte
 from shared.worldmodel.moe import MixtureOfExperts
 
 Cache = list[tuple[Tensor, Tensor]]
-"""Per block, the temporal keys and values [B, T, P, N, K] of the frames already seen."""
+"""Per block, the temporal keys and values [B, T, N, K, P] of the frames already seen."""
 LONGEST_WINDOW = 1024
 """Frames for which the temporal encoding is tabulated."""
 
@@ -25,7 +25,9 @@ class TrainOutput(NamedTuple):
     loss: Tensor
     """Scalar, to be minimized."""
     metrics: dict[str, Tensor]
-    """Detached scalars under the history's column names."""
+    """Detached scalars under the history's column names; `train/loss` among them, where the history records
+    another loss than the one to be minimized (TinyWorlds', so that limits on it mean the same).
+    """
 
 
 class Experts(NamedTuple):

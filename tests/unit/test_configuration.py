@@ -130,7 +130,7 @@ def test_flags_beat_checkpoints_beat_the_profile_beats_the_files(configs: Path) 
     flag = [Setting(("dynamics", "learning_rate"), 0.5, "--init-learning-rate", "learning_rate")]
     (configs / "profiles" / "empty.yaml").write_text("")
     assert resolve(configs, "empty").run.dynamics.learning_rate == 5e-4
-    assert rate() == 2e-3
+    assert rate() == 5e-3
     assert rate(checkpoints=checkpoint) == 0.25
     assert rate(checkpoints=checkpoint, flags=flag) == 0.5
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from services.gatekeeper.config import Policy
+from services.gatekeeper.core.detectors import Detected, detect
 from services.gatekeeper.core.state import Chunk, StageState
 from services.gatekeeper.core.verdicts import NumericVerdict, binds, numeric_verdict
 from services.gatekeeper.core.visual import visual_reason
@@ -24,6 +25,8 @@ Failure = Literal[
     "stale_visualization",
     "no_history",
     "gate_fail",
+    "loss_spike",
+    "stagnation",
     "visual_collapse",
 ]
 
@@ -51,17 +54,18 @@ def examine(stage: StageState, chunk: Chunk, policy: Policy) -> Findings:
     """
     done, gpu, artifacts = chunk.done, chunk.gpu, chunk.artifacts
     assert done is not None
-    reasons = [_ended(done)]
+    reasons = [_ended(done, chunk.plan)]
     failure: Failure | None = None if reasons[0].ok else _how(done)
     if gpu is None or artifacts is None:
-        text = f"the operator goes on without {', '.join(chunk.missing)}"
-        reasons.append(Reason(check=0, name="evidence", value=None, threshold=None, ok=False, text=text))
+        missing = chunk.missing
+        text = f"the operator goes on without {', '.join(missing)}"
+        reasons.append(_reason(0, "evidence", len(missing), 0, ok=False, text=text))
         return Findings(failure or "no_evidence", "retune", tuple(reasons))
 
     gpus = gpu_reason(done, gpu, chunk.plan, policy)
     checks: list[tuple[Reason, Failure]] = [
         (gpus, "gpu_guard" if gpu.observed else "gpu_unobserved"),
-        (_checkpoint(done), "invalid_checkpoint"),
+        (_checkpoint(done, chunk.plan), "invalid_checkpoint"),
         (_picture(artifacts), "stale_visualization"),
         (_history(chunk.plan, artifacts), "no_history"),
     ]
@@ -73,10 +77,13 @@ def examine(stage: StageState, chunk: Chunk, policy: Policy) -> Findings:
     if numeric is not None:
         reasons.extend(numeric.reasons)
         failure = failure or ("gate_fail" if numeric.verdict == "retune" else None)
+    detected = _detected(stage, chunk, artifacts, policy)
+    reasons.extend(detected.reasons)
+    failure = failure or detected.trouble
+    visual = artifacts.visual  # an old picture was judged at its own gate
     picture = (
-        visual_reason(stage.stage, artifacts.visual, policy.visual) if artifacts.visual is not None else None
+        visual_reason(stage.stage, visual, policy.visual) if visual is not None and visual.fresh else None
     )
-    persistent = False
     if picture is not None:
         reasons.append(picture)
         persistent = not picture.ok and stage.visual_failures + 1 >= policy.visual.in_a_row
@@ -84,6 +91,7 @@ def examine(stage: StageState, chunk: Chunk, policy: Policy) -> Findings:
     kept = picture is not None and picture.check != 0 and picture.ok
     flagged = (
         (numeric is not None and numeric.verdict == "watch")
+        or not all(reason.ok for reason in detected.reasons)
         or (picture is not None and not picture.ok)
         or not gpu.observed
     )
@@ -100,6 +108,11 @@ def newest_valid(done: ChunkDone, *, before: int) -> CheckpointInfo | None:
     """The newest valid checkpoint of the lineage from which there is still something to train."""
     valid = [info for info in done.checkpoints if info.valid and info.step < before]
     return max(valid, key=lambda info: info.step, default=None)
+
+
+def is_sound(done: ChunkDone, plan: ChunkPlan) -> bool:
+    """Whether the chunk left something to go on from: it reached its target with a valid checkpoint."""
+    return _ended(done, plan).ok and _checkpoint(done, plan).ok
 
 
 def is_guarded(done: ChunkDone, plan: ChunkPlan, policy: Policy) -> bool:
@@ -127,8 +140,13 @@ def gpu_reason(done: ChunkDone, gpu: GpuEvidence, plan: ChunkPlan, policy: Polic
     return _reason(2, "dual_gpu_ok", gpu.dual_gpu_ok, True if guarded else None, ok=ok, text=text)
 
 
-def _ended(done: ChunkDone) -> Reason:
-    ok = done.reason == "completed" and done.end_step == done.target_step
+def reaches(step: int, plan: ChunkPlan) -> bool:
+    """Whether a chunk that has `step` updates is at its target; a checkout may be a little past it."""
+    return plan.target_step <= step <= plan.target_step + plan.overshoot
+
+
+def _ended(done: ChunkDone, plan: ChunkPlan) -> Reason:
+    ok = done.reason == "completed" and reaches(done.end_step, plan)
     text = f"the chunk ended {done.reason} at step {done.end_step} of {done.target_step}"
     return _reason(
         1,
@@ -144,11 +162,11 @@ def _how(done: ChunkDone) -> Failure:
     return done.reason if done.reason in ("oom", "non_finite") else "runtime_error"
 
 
-def _checkpoint(done: ChunkDone) -> Reason:
+def _checkpoint(done: ChunkDone, plan: ChunkPlan) -> Reason:
     newest = max(done.checkpoints, key=lambda info: info.step, default=None)
     if newest is None:
         return _reason(3, "checkpoint", None, done.target_step, ok=False, text="there is no checkpoint")
-    ok = newest.valid and newest.step == done.target_step
+    ok = newest.valid and reaches(newest.step, plan)
     text = f"the newest checkpoint, {newest.path}, has {newest.step} of {done.target_step} updates"
     text += " and is valid" if newest.valid else f" and is not valid: {newest.problem or 'no reason given'}"
     return _reason(
@@ -176,7 +194,8 @@ def _history(plan: ChunkPlan, artifacts: ArtifactEvidence) -> Reason:
     if history is None:
         text = f"there is no history: {artifacts.history_problem or 'no file was written'}"
         return _reason(5, "history", None, needed, ok=False, text=text)
-    ok = history.rows > 0 and history.covered_steps >= needed
+    rows = history.rows + history.non_finite_rows  # a loss that is no number is check 6's
+    ok = rows > 0 and history.covered_steps >= needed
     text = f"the history has rows for {history.covered_steps} of the chunk's {needed} updates"
     return _reason(5, "history", history.covered_steps, needed, ok=ok, text=text)
 
@@ -184,11 +203,17 @@ def _history(plan: ChunkPlan, artifacts: ArtifactEvidence) -> Reason:
 def _numeric(
     stage: StageState, chunk: Chunk, artifacts: ArtifactEvidence, policy: Policy
 ) -> NumericVerdict | None:
-    if artifacts.history is None or artifacts.history.rows == 0:
+    if artifacts.history is None or artifacts.history.rows + artifacts.history.non_finite_rows == 0:
         return None
     previous = stage.accepted.late if stage.accepted is not None else None
     binding = binds(policy, chunk.plan.target_step, stage.target)
     return numeric_verdict(stage.stage, artifacts.history, policy, previous_late=previous, binding=binding)
+
+
+def _detected(stage: StageState, chunk: Chunk, artifacts: ArtifactEvidence, policy: Policy) -> Detected:
+    if artifacts.history is None:
+        return Detected((), None)
+    return detect(stage, artifacts.history, chunk.plan, policy.detectors)
 
 
 def _last_line(tail: str) -> str:

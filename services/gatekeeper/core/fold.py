@@ -6,11 +6,12 @@ nothing: the next chunk becomes a plan, the inference test becomes due, the run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from services.gatekeeper.config import Policy
+from services.gatekeeper.core.detectors import STAGNATION
 from services.gatekeeper.core.ladders import halved, rung_after
 from services.gatekeeper.core.orders import (
     chunk_command,
@@ -47,6 +48,7 @@ from shared.events import (
     GpuEvidence,
     InferenceDone,
     OperatorRequested,
+    Reason,
     ReportWritten,
     RestartChunk,
     RetuneChunk,
@@ -78,8 +80,8 @@ def fold(state: RunState, recorded: Recorded) -> RunState:
     handler = _HANDLERS.get(type(event))
     message_id = event.id
     if handler is None or message_id in state.seen:
-        return replace(state, sequence=sequence) if sequence > state.sequence else state
-    known = replace(state, sequence=max(sequence, state.sequence), seen=state.seen.add(message_id))
+        return state.past(sequence)
+    known = state.knowing(message_id, sequence)
     if known.spec is None and not isinstance(event, OperatorRequested):
         return known
     return handler(known, event)
@@ -233,9 +235,16 @@ def _chunk_done(state: RunState, event: ChunkDone) -> RunState:
         return state
     state = _with_chunk(state, event, done=event)
     stage = state.stages[event.stage]
-    valid = [(info.path, info.step) for info in event.checkpoints if info.valid]
-    newest = max(valid, key=lambda found: found[1], default=stage.newest)
-    return _end_if_stopped(state.with_stage(replace(stage, newest=newest)))
+    return _end_if_stopped(state.with_stage(replace(stage, newest=_newest(stage, event))))
+
+
+def _newest(stage: StageState, event: ChunkDone) -> tuple[str, int] | None:
+    """The newest valid checkpoint: the one known before, too, if the trainer does not say otherwise."""
+    listed = {info.path for info in event.checkpoints}
+    known = [(info.path, info.step) for info in event.checkpoints if info.valid]
+    if stage.newest is not None and stage.newest[0] not in listed:
+        known.append(stage.newest)
+    return max(known, key=lambda found: found[1], default=None)
 
 
 def _gpu(state: RunState, event: GpuEvidence) -> RunState:
@@ -252,7 +261,7 @@ def _evidence_timed_out(state: RunState, event: EvidenceTimedOut) -> RunState:
 
 def _with_chunk(state: RunState, event: ChunkEvent, **changes: Any) -> RunState:
     chunk = state.chunk
-    return replace(state, chunk=replace(chunk, **changes)) if chunk and _is_now(chunk, event) else state
+    return state.with_chunk(replace(chunk, **changes)) if chunk and _is_now(chunk, event) else state
 
 
 def _is_now(chunk: Chunk | None, event: ChunkEvent | GateDecided) -> bool:
@@ -272,21 +281,28 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
     accepted, best, highest = stage.accepted, stage.best, stage.highest
     if event.accepted_checkpoint is not None:
         accepted = Accepted(
-            event.gate_step,
+            event.resume_step,
             event.accepted_checkpoint,
             late=event.metrics.get("late"),
             last10=event.metrics.get("last10"),
         )
         best = accepted if event.best_checkpoint == event.accepted_checkpoint else best
-        highest = max(highest, event.gate_step)
+        highest = max(highest, accepted.step)
+    assert state.chunk is not None
+    plan = state.chunk.plan
     parameters = _patched(stage, event)
+    restarts = "restart_stage" in (event.decision, event.decision_on_resume)
+    initial = event.metrics.get("level_first")
     visual = next((reason for reason in event.reasons if reason.check == 7), None)
+    stagnant = next((reason for reason in event.reasons if reason.name == STAGNATION), None)
     stage = replace(
         stage,
         target=event.target_step,
-        chunk=_chunk_length(state, stage, event, int(str(parameters["log_interval"]))),
+        chunk=_chunk_length(state, stage, event, {**parameters, **event.config_patch_on_resume}),
         parameters=parameters,
-        wish={} if event.next_target_step is not None else stage.wish,  # dynamics may be trained again
+        wish=dict(event.config_patch_on_resume)
+        if event.next_target_step is not None
+        else stage.wish,  # dynamics may be trained again
         accepted=accepted,
         best=best,
         highest=highest,
@@ -294,15 +310,14 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
         retries=event.retries_used,
         restarts=event.restarts_used,
         restarted_from=stage.restarted_from | ({event.resume_from} if event.resume_from else set())
-        if event.decision == "restart_stage"
+        if restarts
         else stage.restarted_from,
         extensions=stage.extensions + ("target" in event.ladder),
         rung=0 if highest > stage.highest else rung_after(stage.rung, event.ladder),
-        visual_failures=stage.visual_failures
-        if visual is None
-        else 0
-        if visual.ok
-        else stage.visual_failures + 1,
+        visual_failures=_in_a_row(stage.visual_failures, visual),
+        stagnant_gates=_in_a_row(stage.stagnant_gates, stagnant),
+        initial_level=initial if plan.resume_from is None else stage.initial_level,
+        pace=_pace(stage, event),
         unobserved=0
         if event.accepted_checkpoint is not None
         else stage.unobserved + (event.reason == "gpu_unobserved"),
@@ -318,27 +333,37 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
     return _advance(state)
 
 
+def _in_a_row(count: int, reason: Reason | None) -> int:
+    """Gates in a row at which a reason was not ok; where it was not measured, the count stands."""
+    if reason is None:
+        return count
+    return 0 if reason.ok else count + 1
+
+
+def _pace(stage: StageState, event: GateDecided) -> dict[int, float]:
+    seconds, batch = event.metrics.get("update_seconds"), event.effective_batch
+    if seconds is None:
+        return dict(stage.pace)
+    return {**stage.pace, batch: min(seconds, stage.pace.get(batch, seconds))}
+
+
 def _patched(stage: StageState, event: GateDecided) -> Document:
-    """The stage's parameters from here on; a run that was stopped goes on with them if it is resumed."""
-    patch = {**event.config_patch_applied, **event.config_patch_on_resume}
-    return {**stage.parameters, **patch, "n_updates": event.target_step}
+    """The stage's parameters from here on; what waits for a resume is a wish until then."""
+    return {**stage.parameters, **event.config_patch_applied, "n_updates": event.target_step}
 
 
-def _chunk_length(state: RunState, stage: StageState, event: GateDecided, log_interval: int) -> int:
+def _chunk_length(state: RunState, stage: StageState, event: GateDecided, parameters: Document) -> int:
     if event.accepted_checkpoint is not None:
         return state.policy.chunk.of(stage.stage)
+    log_interval = parameters["log_interval"]
+    assert isinstance(log_interval, int)
     return halved(stage.chunk, log_interval) if "chunk" in event.ladder else stage.chunk
 
 
 def _next(event: GateDecided) -> Next | None:
     if event.next_target_step is None:
         return None
-    if event.decision == "restart_stage":
-        order: type[StartChunk | ContinueChunk | RetuneChunk | RestartChunk] = RestartChunk
-    elif event.decision == "continue" or event.reason == "stopped":
-        order = ContinueChunk
-    else:
-        order = RetuneChunk
+    order = _ORDERS[event.decision_on_resume or event.decision]
     return Next(order, event.resume_from, event.resume_step, event.next_target_step)
 
 
@@ -373,7 +398,7 @@ def _inference_done(state: RunState, event: InferenceDone) -> RunState:
     asked = state.evaluation
     if asked is None or asked.done is not None or event.inference_try != asked.number:
         return state
-    if not is_usable(event):
+    if not is_usable(event, asked.checkpoints):
         if event.retry != asked.sending.number:  # an older sending's failure, which was answered already
             return state
         if not asked.sending.exhausted(state.policy.max_command_retries):
@@ -381,14 +406,14 @@ def _inference_done(state: RunState, event: InferenceDone) -> RunState:
     return replace(state, evaluation=replace(asked, done=event), mode=event.mode)
 
 
-def is_usable(done: InferenceDone) -> bool:
+def is_usable(done: InferenceDone, selected: Mapping[Stage, str]) -> bool:
     """Whether the test says something about the models; if not, it is run again rather than they trained."""
     return (
         done.ok
         and done.picture is not None
         and done.mse is not None
         and 0 < done.frames_expected <= done.frames_inferred
-        and set(done.checkpoints) == set(STAGES)
+        and done.checkpoints == selected
     )
 
 
@@ -408,7 +433,7 @@ def _inference_gate(state: RunState, event: GateDecided) -> RunState:
             target=event.target_step,
             segment_start=event.resume_step,
             parameters=_patched(stage, event),
-            wish={},
+            wish=dict(event.config_patch_on_resume),
             next=None,
         )
         state = replace(state.with_stage(again), inference_failures=state.inference_failures + 1)
@@ -504,7 +529,19 @@ def _advance(state: RunState) -> RunState:
 def _issue(state: RunState, stage: StageState, wanted: Next) -> RunState:
     parameters = {**stage.parameters, **stage.wish, "n_updates": stage.target}
     lowered = stage.batch > 1 and parameters["batch_size_per_gpu"] == 1
-    stage = replace(stage, parameters=parameters, wish={}, attempt=stage.attempt + 1, next=None)
+    newest = (wanted.resume_from, wanted.start_step) if wanted.resume_from is not None else None
+    stage = (
+        replace(  # what lies beyond the plan's start is superseded, checkpoints and segments of the schedule
+            stage,
+            parameters=parameters,
+            wish={},
+            attempt=stage.attempt + 1,
+            next=None,
+            newest=newest,
+            segment_start=min(stage.segment_start, wanted.start_step),
+        )
+    )
+    checkout = state.spec is not None and state.spec.backend == "checkout"
     plan = ChunkPlan(
         stage=stage.stage,
         attempt=stage.attempt,
@@ -515,6 +552,7 @@ def _issue(state: RunState, stage: StageState, wanted: Next) -> RunState:
         resume_from=wanted.resume_from,
         upstream=_upstream(state, stage.stage),
         ends_stage=wanted.target_step >= stage.target,
+        overshoot=int(stage.knob("log_interval")) - 1 if checkout else 0,
     )
     state = replace(state.with_stage(stage), degraded=state.degraded or lowered)
     return replace(state, chunk=Chunk(plan, wanted.order))
@@ -525,6 +563,13 @@ def _upstream(state: RunState, stage: Stage) -> dict[Stage, str]:
         return {}
     return {name: path for name, path in state.selected.items() if name != "dynamics"}
 
+
+_ORDERS: dict[str, type[StartChunk | ContinueChunk | RetuneChunk | RestartChunk]] = {
+    "continue": ContinueChunk,
+    "retune": RetuneChunk,
+    "restart_stage": RestartChunk,
+}
+"""The decision that a chunk follows -> what the trainer is asked for."""
 
 _HANDLERS: dict[type[Event], Callable[[RunState, Any], RunState]] = {
     OperatorRequested: _requested,

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from services.gatekeeper.core.checks import Failure, Findings, examine, is_guarded, newest_valid
-from services.gatekeeper.core.ladders import Climb, climb, halve_batch
-from services.gatekeeper.core.state import Accepted, Chunk, RunState, StageState, effective_batch
+from services.gatekeeper.config import Policy
+from services.gatekeeper.core.checks import Failure, Findings, examine, is_guarded, is_sound, newest_valid
+from services.gatekeeper.core.ladders import Climb, climb, slower, smaller_batch
+from services.gatekeeper.core.record import Course, record
+from services.gatekeeper.core.state import Accepted, Chunk, RunState, StageState
 from shared.events import (
     ArtifactEvidence,
-    BundlePath,
     ChunkDone,
     Decision,
-    Document,
     GateDecided,
     Reason,
-    Verdict,
+    Withheld,
 )
 
 FREE = ("gpu_unobserved", "no_evidence")
 """Failures that are the monitor's, not the model's: they spend no budget."""
-HARD = (1, 3)
-"""Checks without which training cannot go on where it is, not even when only looking on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Course:
-    """Where training goes on, and changed how."""
-
-    resume_from: str | None
-    resume_step: int
-    next_target: int | None
-    target: int
-    patch: Document
-    rungs: tuple[str, ...] = ()
 
 
 def needs_operator(state: RunState) -> bool:
@@ -44,7 +28,7 @@ def needs_operator(state: RunState) -> bool:
     stage = state.stages[chunk.plan.stage]
     return (
         stage.unobserved > 0
-        and not (state.spec is not None and state.spec.observe)
+        and not (state.spec is not None and state.spec.observe and is_sound(chunk.done, chunk.plan))
         and is_guarded(chunk.done, chunk.plan, state.policy)
         and not chunk.gpu.observed
         and examine(stage, chunk, state.policy).failure == "gpu_unobserved"
@@ -60,13 +44,59 @@ def judge(state: RunState) -> GateDecided:
     if chunk.done.reason == "stopped":
         return _stopped(state, stage, chunk, chunk.done)
     found = examine(stage, chunk, policy)
-    observing = state.spec is not None and state.spec.observe
     if found.failure is None:
         return _accept(state, stage, chunk, found)
-    if observing and all(reason.ok for reason in found.reasons if reason.check in HARD):
-        # what would have been decided is recorded, and not done
-        return _accept(state, stage, chunk, found, found.failure)
-    return _refuse(state, stage, chunk, found, found.failure, observing=observing)
+    decided = _refuse(state, stage, chunk, found, found.failure)
+    if state.spec is not None and state.spec.observe:
+        return _look_on(state, stage, chunk, found, decided)
+    return decided
+
+
+def _look_on(
+    state: RunState, stage: StageState, chunk: Chunk, found: Findings, decided: GateDecided
+) -> GateDecided:
+    """What was decided goes on record and is not done: training goes on as if the gate had been accepted.
+
+    A chunk that did not reach its target with a valid checkpoint leaves nothing to go on from: it is trained
+    again from the newest valid checkpoint, knobs unchanged, within the budgets so that it ends.
+    """
+    done = chunk.done
+    assert done is not None
+    if is_sound(done, chunk.plan):
+        return withhold(decided, _accept(state, stage, chunk, found, decided.reason))
+    resume_from, resume_step = _newest(stage, done, chunk.plan.target_step)
+    course = Course(resume_from, resume_step, chunk.plan.target_step, stage.target, dict(stage.wish))
+    back = stage.accepted is not None and resume_step < stage.accepted.step
+    order: Decision = "restart_stage" if back else "retune"
+    blocked, retries, restarts = _spend(stage, state.policy, order, free=decided.reason in FREE)
+    again = record(
+        state,
+        stage,
+        chunk,
+        "stop" if blocked else order,
+        "retune",
+        decided.reason,
+        found.reasons,
+        course,
+        retries=retries,
+        restarts=restarts,
+        decision_on_resume=order if blocked else None,
+    )
+    return again if blocked else withhold(decided, again)
+
+
+def withhold(decided: GateDecided, done: GateDecided) -> GateDecided:
+    """What is done, with what was decided on record."""
+    withheld = Withheld(
+        decision=decided.decision,
+        resume_from=decided.resume_from,
+        resume_step=decided.resume_step,
+        next_target_step=decided.next_target_step,
+        target_step=decided.target_step,
+        config_patch={**decided.config_patch_applied, **decided.config_patch_on_resume},
+        ladder=decided.ladder,
+    )
+    return done.model_copy(update={"observed": withheld, "recommendations": decided.recommendations})
 
 
 def _stopped(state: RunState, stage: StageState, chunk: Chunk, done: ChunkDone) -> GateDecided:
@@ -81,37 +111,39 @@ def _stopped(state: RunState, stage: StageState, chunk: Chunk, done: ChunkDone) 
         ok=False,
         text=f"stopped at step {done.end_step} of {plan.target_step}",
     )
-    course = _Course(resume_from, resume_step, plan.target_step, stage.target, dict(stage.wish))
-    return _record(state, stage, chunk, "stop", "watch", "stopped", (reason,), course)
+    course = Course(resume_from, resume_step, plan.target_step, stage.target, dict(stage.wish))
+    return record(
+        state, stage, chunk, "stop", "watch", "stopped", (reason,), course, decision_on_resume="continue"
+    )
 
 
 def _accept(
-    state: RunState, stage: StageState, chunk: Chunk, found: Findings, failure: str | None = None
+    state: RunState, stage: StageState, chunk: Chunk, found: Findings, observed: str | None = None
 ) -> GateDecided:
-    """On to the next chunk, from the checkpoint of this gate."""
-    done, plan = chunk.done, chunk.plan
+    """On to the next chunk from the checkpoint of this gate, whatever failure is only observed."""
+    done = chunk.done
     assert done is not None
-    checkpoint = max((info for info in done.checkpoints if info.valid), key=lambda info: info.step).path
+    newest = max((info for info in done.checkpoints if info.valid), key=lambda info: info.step)
     history = chunk.artifacts.history if chunk.artifacts is not None else None
     windows = history.loss if history is not None else None
     accepted = Accepted(
-        plan.target_step,
-        checkpoint,
+        newest.step,
+        newest.path,
         late=windows.late if windows is not None else None,
         last10=windows.last10 if windows is not None else None,
     )
-    further = plan.target_step + state.policy.chunk.of(stage.stage)
-    next_target = min(further, stage.target) if plan.target_step < stage.target else None
+    further = newest.step + state.policy.chunk.of(stage.stage)
+    next_target = min(further, stage.target) if newest.step < stage.target else None
     wish = dict(stage.wish) if next_target is not None else {}  # no next plan, no patch
-    course = _Course(checkpoint, plan.target_step, next_target, stage.target, wish)
-    reset = plan.target_step > stage.highest and state.policy.retry_budget == "progress"
-    return _record(
+    course = Course(newest.path, newest.step, next_target, stage.target, wish)
+    reset = newest.step > stage.highest and state.policy.retry_budget == "progress"
+    return record(
         state,
         stage,
         chunk,
-        "retune" if failure is not None else "continue",
+        "continue",
         found.verdict,
-        failure or ("watch" if found.verdict == "watch" else "healthy"),
+        observed or ("watch" if found.verdict == "watch" else "healthy"),
         found.reasons,
         course,
         accepted=accepted,
@@ -120,7 +152,7 @@ def _accept(
 
 
 def _refuse(
-    state: RunState, stage: StageState, chunk: Chunk, found: Findings, failure: Failure, *, observing: bool
+    state: RunState, stage: StageState, chunk: Chunk, found: Findings, failure: Failure
 ) -> GateDecided:
     """Again: with changed knobs, from another checkpoint, or not at all once the budget is spent."""
     done, policy = chunk.done, state.policy
@@ -131,23 +163,21 @@ def _refuse(
     degraded = False
     change = unchanged
     if failure in ("oom", "runtime_error"):
-        smaller = halve_batch(stage, policy.min_batch_size.of(stage.stage))
+        smaller = smaller_batch(stage, policy)
         degraded = smaller is None
         change = ladder if smaller is None else Climb(smaller, stage.target, stage.chunk)
-    elif failure in ("non_finite", "gate_fail", "visual_collapse"):
+    elif failure in ("non_finite", "gate_fail", "stagnation", "visual_collapse"):
         change = ladder
+    elif failure == "loss_spike":
+        change = slower(stage, policy)
     elif failure == "invalid_checkpoint" and _newest(stage, done, chunk.plan.target_step)[0] is None:
         restart, change = True, ladder
-    if observing:
-        restart, change = False, unchanged
 
-    decision: Decision = "restart_stage" if restart else "retune"
-    free = failure in FREE
-    blocked = not free and (
-        stage.retries >= policy.max_retries or (restart and stage.restarts >= policy.max_restarts)
-    )
-    resume_from, resume_step = _resume(stage, chunk, failure, restart=restart, observing=observing)
-    course = _Course(
+    resume_from, resume_step = _resume(stage, chunk, failure, restart=restart)
+    back = stage.accepted is not None and resume_step < stage.accepted.step  # only a restart goes there
+    decision: Decision = "restart_stage" if restart or back else "retune"
+    blocked, retries, restarts = _spend(stage, policy, decision, free=failure in FREE)
+    course = Course(
         resume_from,
         resume_step,
         _next_target(chunk, change, resume_step, restart=restart),
@@ -155,7 +185,7 @@ def _refuse(
         {**change.patch, **stage.wish},
         change.rungs,
     )
-    return _record(
+    return record(
         state,
         stage,
         chunk,
@@ -164,16 +194,25 @@ def _refuse(
         failure,
         found.reasons,
         course,
-        retries=stage.retries if blocked or free else stage.retries + 1,
-        restarts=stage.restarts + (restart and not blocked),
+        retries=retries,
+        restarts=restarts,
         degraded=degraded,
+        decision_on_resume=decision if blocked else None,
         recommendations=_recommendations(stage, found),
     )
 
 
-def _resume(
-    stage: StageState, chunk: Chunk, failure: Failure, *, restart: bool, observing: bool
-) -> tuple[str | None, int]:
+def _spend(stage: StageState, policy: Policy, decision: Decision, *, free: bool) -> tuple[bool, int, int]:
+    """What a failed gate takes: whether a budget is exceeded, retries and restarts used afterwards."""
+    restart = decision == "restart_stage"
+    if (not free and stage.retries >= policy.max_retries) or (
+        restart and stage.restarts >= policy.max_restarts
+    ):
+        return True, stage.retries, stage.restarts
+    return False, stage.retries + (not free), stage.restarts + restart
+
+
+def _resume(stage: StageState, chunk: Chunk, failure: Failure, *, restart: bool) -> tuple[str | None, int]:
     done = chunk.done
     assert done is not None
     if restart:
@@ -181,7 +220,7 @@ def _resume(
         if best is None or best.checkpoint in stage.restarted_from or _is_broken(done, best.checkpoint):
             return None, 0
         return best.checkpoint, best.step
-    if failure in ("oom", "runtime_error", "invalid_checkpoint") or observing:
+    if failure in ("oom", "runtime_error", "invalid_checkpoint"):
         return _newest(stage, done, chunk.plan.target_step)
     accepted = stage.accepted
     if accepted is None:
@@ -220,103 +259,7 @@ def _falling(artifacts: ArtifactEvidence | None) -> bool:
 
 
 def _recommendations(stage: StageState, found: Findings) -> list[str]:
-    if not found.entropy_collapsed:
-        return []
     actions = stage.knob("n_actions")
+    if not found.entropy_collapsed or actions <= 2:
+        return []
     return [f"next full cycle: fewer n_actions than {actions}, the action codes collapsed (never mid-run)"]
-
-
-def _record(
-    state: RunState,
-    stage: StageState,
-    chunk: Chunk,
-    decision: Decision,
-    verdict: Verdict,
-    reason: str,
-    reasons: tuple[Reason, ...],
-    course: _Course,
-    *,
-    accepted: Accepted | None = None,
-    retries: int | None = None,
-    restarts: int | None = None,
-    degraded: bool = False,
-    recommendations: list[str] | None = None,
-) -> GateDecided:
-    done, policy = chunk.done, state.policy
-    assert done is not None
-    best = _better(stage.best, accepted)
-    patch = {key: value for key, value in course.patch.items() if stage.parameters.get(key) != value}
-    lowered = stage.batch > 1 and patch.get("batch_size_per_gpu") == 1
-    return GateDecided(
-        run_id=state.run_id,
-        stage=stage.stage,
-        attempt=chunk.plan.attempt,
-        gate_step=done.end_step,
-        target_step=course.target,
-        decision=decision,
-        verdict=verdict,
-        reason=reason,
-        reasons=list(reasons),
-        metrics=_metrics(chunk),
-        resume_from=course.resume_from,
-        resume_step=course.resume_step,
-        accepted_checkpoint=accepted.checkpoint if accepted is not None else None,
-        best_checkpoint=best.checkpoint if best is not None else None,
-        next_target_step=course.next_target,
-        config_patch_applied=patch if decision != "stop" else {},
-        config_patch_on_resume=patch if decision == "stop" else {},
-        ladder=list(course.rungs),
-        effective_batch=effective_batch(chunk.plan.parameters),
-        launcher_pid=done.launcher_pid,
-        dual_gpu_ok=chunk.gpu.dual_gpu_ok if chunk.gpu is not None else None,
-        evidence_paths=_paths(chunk),
-        retries_used=stage.retries if retries is None else retries,
-        retries_max=policy.max_retries,
-        restarts_used=stage.restarts if restarts is None else restarts,
-        degraded=state.degraded or degraded or lowered,
-        recommendations=recommendations or [],
-    )
-
-
-def _better(best: Accepted | None, accepted: Accepted | None) -> Accepted | None:
-    """The accepted gate with the lower last-10 % mean; a given checkpoint only when there is no other."""
-    if accepted is None or best is None:
-        return best or accepted
-    if best.last10 is None or (accepted.last10 is not None and accepted.last10 < best.last10):
-        return accepted
-    return best
-
-
-def _metrics(chunk: Chunk) -> dict[str, float | None]:
-    artifacts = chunk.artifacts
-    found: dict[str, float | None] = {}
-    if artifacts is not None and (history := artifacts.history) is not None:
-        found |= {
-            "final_loss": history.final_loss,
-            "min_loss": history.min_loss,
-            "median_loss": history.median_loss,
-            "unique_actions": history.unique_actions,
-            "action_entropy": history.action_entropy,
-            "codebook_usage": history.codebook_usage,
-            "learning_rate": history.learning_rate,
-            "frames_per_sec": history.frames_per_sec,
-        }
-        if history.loss is not None:
-            found |= history.loss.model_dump()
-    if artifacts is not None and (visual := artifacts.visual) is not None:
-        found |= {name: getattr(visual, name) for name in ("contrast", "flat_blocks", "striping", "edges")}
-    return found
-
-
-def _paths(chunk: Chunk) -> list[BundlePath]:
-    done, gpu, artifacts = chunk.done, chunk.gpu, chunk.artifacts
-    history = artifacts.history if artifacts is not None else None
-    visual = artifacts.visual if artifacts is not None else None
-    newest = max(done.checkpoints, key=lambda info: info.step, default=None) if done is not None else None
-    found = (
-        history.file if history is not None else done.history if done is not None else None,
-        visual.sheet if visual is not None else done.visualization if done is not None else None,
-        newest.path if newest is not None else None,
-        gpu.file if gpu is not None else None,
-    )
-    return [path for path in found if path is not None]

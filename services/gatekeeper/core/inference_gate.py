@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue
 
 from services.gatekeeper.config import Bounds
 from services.gatekeeper.core.fold import is_usable
+from services.gatekeeper.core.gate import withhold
 from services.gatekeeper.core.state import RunState, StageState
-from shared.events import STAGES, Decision, Document, GateDecided, InferenceDone, Reason
+from shared.events import STAGES, Decision, Document, GateDecided, InferenceDone, Reason, Stage
 
 NUMBERS = (
     "mse",
@@ -32,7 +35,7 @@ NUMBERS = (
 def judge_inference(state: RunState) -> GateDecided:
     """Decide the gate of the inference test that is done.
 
-    Passes when the test ended cleanly, reports the three checkpoints, inferred every frame, wrote its
+    Passes when the test ended cleanly, reports the selected checkpoints, inferred every frame, wrote its
     picture, and its MSE and what the policy requires are within their limits. Otherwise dynamics is trained
     further, at most `max_inference_retries` times; a test unusable after all its sendings stops the run.
     """
@@ -40,8 +43,8 @@ def judge_inference(state: RunState) -> GateDecided:
     assert evaluation is not None
     assert evaluation.done is not None
     done = evaluation.done
-    usable = is_usable(done)
-    reasons = [*_ran(done), *(_numbers(state, done) if usable else [])]
+    usable = is_usable(done, evaluation.checkpoints)
+    reasons = [*_ran(done, evaluation.checkpoints), *(_numbers(state, done) if usable else [])]
     failed = [reason for reason in reasons if not reason.ok]
     stage = state.stages.get("dynamics")
     can_retrain = usable and stage is not None
@@ -55,7 +58,7 @@ def judge_inference(state: RunState) -> GateDecided:
         patch = {"learning_rate": _peak(state, stage), **stage.wish}
     spent = state.inference_retries + (decision == "retune")
     flagged = not failed and done.skill is not None and done.skill <= 0
-    return GateDecided(
+    decided = GateDecided(
         run_id=state.run_id,
         stage="inference",
         attempt=evaluation.number,
@@ -72,6 +75,7 @@ def judge_inference(state: RunState) -> GateDecided:
         next_target_step=target if going_on else None,
         config_patch_applied=patch if decision != "stop" else {},
         config_patch_on_resume=patch if decision == "stop" else {},
+        decision_on_resume="retune" if decision == "stop" and going_on else None,
         effective_batch=stage.effective_batch if stage is not None else 0,
         launcher_pid=None,
         dual_gpu_ok=None,
@@ -82,19 +86,40 @@ def judge_inference(state: RunState) -> GateDecided:
         degraded=state.degraded,
         recommendations=_recommendations(state, done),
     )
+    observing = state.spec is not None and state.spec.observe
+    return _look_on(state, decided) if observing and going_on else decided
 
 
-def _ran(done: InferenceDone) -> list[Reason]:
-    """Whether the test did what it should, good or bad."""
-    missing = [stage for stage in STAGES if stage not in done.checkpoints]
-    listed = (
-        f"no checkpoint reported for {', '.join(missing)}" if missing else "three checkpoints are reported"
+def _look_on(state: RunState, decided: GateDecided) -> GateDecided:
+    """The further training goes on record and is not done: the run ends, and it has not passed."""
+    ended = decided.model_copy(
+        update={
+            "decision": "stop",
+            "resume_from": None,
+            "resume_step": _step(state),
+            "target_step": _step(state),
+            "next_target_step": None,
+            "config_patch_applied": {},
+            "config_patch_on_resume": {},
+            "retries_used": state.inference_retries,
+        }
     )
+    return withhold(decided, ended)
+
+
+def _ran(done: InferenceDone, selected: Mapping[Stage, str]) -> list[Reason]:
+    """Whether the test did what it should, good or bad."""
+    used = done.checkpoints
+    others = [stage for stage in STAGES if used.get(stage) != selected.get(stage)]
+    listed = "the three selected checkpoints are reported"
+    if others:
+        found = ", ".join(f"{used.get(stage, 'none')} for {stage}" for stage in others)
+        listed = f"other checkpoints are reported than were selected: {found}"
     expected, inferred = done.frames_expected, done.frames_inferred
     mse, picture = done.mse, done.picture
     return [
         _reason(1, "clean_end", done.ok, "ok", ok=done.ok, text=done.problem or "the test ran to its end"),
-        _reason(2, "checkpoints", len(done.checkpoints), len(STAGES), ok=not missing, text=listed),
+        _reason(2, "checkpoints", len(STAGES) - len(others), len(STAGES), ok=not others, text=listed),
         _reason(
             3,
             "frames",

@@ -25,10 +25,17 @@ class Climb:
     rungs: tuple[str, ...] = ()
 
 
-def halve_batch(stage: StageState, floor: int) -> Document | None:
-    """Half the batch, not below the floor; none when it is there already."""
-    batch = stage.batch
-    return {"batch_size_per_gpu": max(floor, batch // 2)} if batch > floor else None
+def smaller_batch(stage: StageState, policy: Policy) -> Document | None:
+    """The batch divided, not below the floor; none when it is there already."""
+    batch, floor = stage.batch, policy.min_batch_size.of(stage.stage)
+    return {"batch_size_per_gpu": max(floor, batch // policy.batch_size_divisor)} if batch > floor else None
+
+
+def slower(stage: StageState, policy: Policy) -> Climb:
+    """What a loss spike changes: the learning rate alone. No rung: the ladder stays where it is."""
+    factor = policy.detectors.loss_spike.learning_rate_factor
+    rate = decayed(stage.learning_rate, factor, policy.min_learning_rate)
+    return Climb({"learning_rate": rate}, stage.target, stage.chunk)
 
 
 def halved(chunk: int, log_interval: int) -> int:

@@ -118,11 +118,17 @@ def _next_stage(state: RunState, stage: StageState) -> list[Event]:
 
 def _blocked(state: RunState, gate: GateDecided) -> StageBlocked:
     factors = [reason.text for reason in gate.reasons if not reason.ok]
-    spent = f"{gate.reason}: budget spent ({gate.retries_used} of {gate.retries_max} retries"
+    why = f"budget spent ({gate.retries_used} of {gate.retries_max} retries, {gate.restarts_used} restarts)"
+    if gate.observed is not None:
+        why = "observed only, nothing is trained again"
+    elif gate.reason == "inference_crash":
+        why = f"the test failed {state.policy.max_command_retries + 1} times, and training cannot help it"
+    elif gate.next_target_step is None:
+        why = "this run trains no dynamics, so nothing is trained again"
     return StageBlocked(
         run_id=state.run_id,
         stage=gate.stage,
-        blocking_factors=[f"{spent}, {gate.restarts_used} restarts)", *factors],
+        blocking_factors=[f"{gate.reason}: {why}", *factors],
         best_checkpoint=gate.best_checkpoint,
         ordinal=state.blocks + 1,
     )

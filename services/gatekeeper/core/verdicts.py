@@ -99,7 +99,10 @@ def latent_actions_verdict(numbers: Numbers, limits: LatentActionsLimits) -> Num
     watch_unique = _at_least("unique_actions_watch", numbers.unique_actions, limits.watch_unique_actions)
     collapsed = numbers.action_entropy is not None and numbers.action_entropy < limits.continue_action_entropy
     severe = (
-        numbers.action_entropy == 0 and numbers.unique_actions is not None and numbers.unique_actions <= 1
+        numbers.unique_actions is not None
+        and numbers.unique_actions <= limits.collapse_unique_actions
+        and numbers.action_entropy is not None
+        and numbers.action_entropy <= limits.collapse_action_entropy
     )
     return _verdict(
         _all(level, unique, entropy),
@@ -118,14 +121,18 @@ def dynamics_verdict(numbers: Numbers, limits: DynamicsLimits) -> NumericVerdict
     level = _at_most("final_loss", numbers.final, limits.continue_final_loss, numbers.binds)
     watch_steady = _late_over_mid(windows, limits.watch_late_over_mid, name="late_over_mid_watch")
     watch_delta = _at_most("delta_watch", windows.delta, limits.watch_delta)
-    severe = numbers.binds and numbers.final >= limits.collapse_final_loss and windows.delta >= 0
+    severe = (
+        numbers.binds
+        and numbers.final >= limits.collapse_final_loss
+        and windows.delta >= limits.collapse_delta
+    )
     reasons = [steady, delta, level, watch_steady, watch_delta]
     if severe:
         text = (
             f"final loss {numbers.final:.4g} is at or above {limits.collapse_final_loss:g} "
-            f"and does not fall (delta {windows.delta:.4g})"
+            f"and delta {windows.delta:.4g} at or above {limits.collapse_delta:g}"
         )
-        threshold = {"final_loss": limits.collapse_final_loss, "delta": 0}
+        threshold = {"final_loss": limits.collapse_final_loss, "delta": limits.collapse_delta}
         value = {"final_loss": numbers.final, "delta": windows.delta}
         reasons.append(
             Reason(check=CHECK, name="collapse", value=value, threshold=threshold, ok=False, text=text)

@@ -6,6 +6,7 @@ from services.gatekeeper.config import Visual
 from shared.events import Reason, Stage, VisualNumbers
 
 CHECK = 7
+VISUAL_NUMBERS = ("contrast", "flat_blocks", "striping", "edges", "noise", "frozen")
 
 
 def visual_reason(stage: Stage, numbers: VisualNumbers, limits: Visual) -> Reason:
@@ -14,9 +15,14 @@ def visual_reason(stage: Stage, numbers: VisualNumbers, limits: Visual) -> Reaso
     It is no check (number 0, `ok`) for a stage for which the visual verdict does not bind.
     """
     low = {"contrast": limits.min_contrast, "edges": limits.min_edges}
-    high = {"flat_blocks": limits.max_flat_blocks, "striping": limits.max_striping}
-    measured = {name: float(getattr(numbers, name)) for name in (*low, *high)}
-    limits_of = {**low, **high}
+    high = {
+        "flat_blocks": limits.max_flat_blocks,
+        "striping": limits.max_striping,
+        "noise": limits.max_noise,
+        "frozen": limits.max_frozen,
+    }
+    measured = {name: float(getattr(numbers, name)) for name in VISUAL_NUMBERS}
+    limits_of = low | high
     failed = [
         f"{name} {value:.3g} is {'below' if name in low else 'above'} {limits_of[name]:g}"
         for name, value in measured.items()

@@ -1,14 +1,17 @@
-"""Patches that a dynamics sheet shows grey on the left: they were masked, what stood there is not to be seen.
+"""What the originals of a sheet show: a dynamics sheet has them with masked patches grey.
 
-Shape legend: R rows, G frame positions, H, W pixels.
+Shape legend: R rows, F frames of a row, H, W pixels.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 SIDE = 4
 """Masked patches are made of whole squares of this many pixels."""
@@ -16,29 +19,48 @@ GREYS = (126, 132)
 """Masked is the middle of the colour range: 128 in our sheets, 131 in TinyWorlds'."""
 
 
-def uncovered(originals: Pixels, generated: Pixels) -> Pixels:
-    """The originals of a dynamics sheet without their masks, uint8 [R, G, H, W, 3].
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Originals as far as a sheet shows them."""
 
-    A masked place is taken from the nearest frame of its sequence that shows it. Where none does, there is
-    nothing to compare with: the generated pixels stand in.
-    """
+    frames: Pixels
+    """uint8 [R, F, H, W, 3]; a masked place is taken from the nearest frame of its row that shows it."""
+    hidden: Mask
+    """[R, F, H, W]: was masked; what the model made there is its own work."""
+    unknown: Mask
+    """[R, F, H, W]: was masked in every frame of its row; nothing can be compared there."""
+
+    def every(self, step: int) -> Shown:
+        """Every `step`-th pixel of each row and column of pixels."""
+        apart = slice(None, None, step)
+        return Shown(
+            self.frames[:, :, apart, apart], self.hidden[:, :, apart, apart], self.unknown[:, :, apart, apart]
+        )
+
+
+def plain(originals: Pixels) -> Shown:
+    """Originals [R, F, H, W, 3] of a sheet without masks."""
+    nowhere = np.zeros(originals.shape[:4], dtype=np.bool_)
+    return Shown(originals, nowhere, nowhere)
+
+
+def uncovered(originals: Pixels) -> Shown:
+    """Originals [R, F, H, W, 3] of a dynamics sheet without their masks."""
     hidden = _hidden(originals)
-    found = originals.copy()
-    missing = hidden.copy()
+    frames, missing = originals.copy(), hidden.copy()
     count = originals.shape[1]
     for distance in range(1, count):
         for frame in range(count):
             for other in (frame - distance, frame + distance):
                 if 0 <= other < count:
                     take = missing[:, frame] & ~hidden[:, other]
-                    found[:, frame][take] = originals[:, other][take]
+                    frames[:, frame][take] = originals[:, other][take]
                     missing[:, frame] &= ~take
-    found[missing] = generated[missing]
-    return found
+    return Shown(frames, hidden, missing)
 
 
-def _hidden(originals: Pixels) -> NDArray[np.bool_]:
-    """Which pixels lie in squares of the masks' grey, [R, G, H, W]."""
+def _hidden(originals: Pixels) -> Mask:
+    """Which pixels lie in squares of the masks' grey, [R, F, H, W]."""
     rows, count, height, width, _ = originals.shape
     grey = (originals >= GREYS[0]) & (originals <= GREYS[1])
     high, wide = height // SIDE, width // SIDE

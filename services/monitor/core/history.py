@@ -1,4 +1,4 @@
-"""From the rows a chunk added to its stage's history to `HistoryStats`."""
+"""From the rows a chunk added to its stage's history to `HistoryStats`: numbers, no judgement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.events import HistoryStats, WindowStats
+from shared.events import HistoryStats, LossLevels, WindowStats
 
 Column = NDArray[np.float64]
 
@@ -17,6 +17,12 @@ CODEBOOK_USAGE = ("train/codebook_usage", "latent_actions/codebook_usage")
 REQUIRED = (STEP, LOSS)
 COLUMNS = (STEP, LOSS, RATE, SECONDS, UNIQUE_ACTIONS, ACTION_ENTROPY, *CODEBOOK_USAGE)
 """What is read; other columns are left alone."""
+BLOCKS, BLOCK_ROWS = 20, 5
+"""Blocks of a chunk's rows, and how many rows each has at least."""
+PACE_ROWS = 30
+"""Updates with a time that it takes to compare a chunk's end with its beginning."""
+MAD_TO_SIGMA = 1.4826
+"""Median absolute deviation to standard deviation, for a normal distribution."""
 
 
 def statistics(
@@ -30,7 +36,8 @@ def statistics(
     """Statistics over a chunk's rows.
 
     Args:
-        columns: Column name -> float64 [rows], NaN where there is no value; at least `REQUIRED`.
+        columns: Column name -> float64 [rows], at least `REQUIRED`; NaN where there is no value, infinite
+            where there is one that is not finite.
         file: The history, relative to the bundle.
         start_step: First `_step` the chunk should have.
         target_step: One more than the last.
@@ -40,10 +47,15 @@ def statistics(
     kept = np.isfinite(columns[STEP]) & np.isfinite(columns[LOSS])
     steps, losses = columns[STEP][kept], columns[LOSS][kept]
     inside = all_steps[(all_steps >= start_step) & (all_steps < target_step)]
+    broken = np.isfinite(columns[STEP]) & np.isinf(columns[LOSS])
+    after = int(np.flatnonzero(kept)[-1]) + 1 if len(losses) else 0
+    median_sec, slowdown = pace(columns[STEP], columns.get(SECONDS))
     return HistoryStats(
         file=file,
         rows=len(losses),
         dropped_rows=int(len(kept) - kept.sum()),
+        non_finite_rows=int(broken.sum()),
+        non_finite_tail=int(broken[after:].sum()),
         first_step=int(steps[0]) if len(steps) else None,
         last_step=int(steps[-1]) if len(steps) else None,
         covered_steps=len(np.unique(inside)),
@@ -51,11 +63,14 @@ def statistics(
         min_loss=float(losses.min()) if len(losses) else None,
         median_loss=float(np.median(losses)) if len(losses) else None,
         loss=windows(losses) if len(losses) else None,
+        levels=levels(losses),
         unique_actions=_last(columns.get(UNIQUE_ACTIONS)),
         action_entropy=_last(columns.get(ACTION_ENTROPY)),
         codebook_usage=next((v for n in CODEBOOK_USAGE if (v := _last(columns.get(n))) is not None), None),
         learning_rate=_last(columns.get(RATE)),
         frames_per_sec=_throughput(columns.get(SECONDS), frames_per_update),
+        update_seconds=median_sec,
+        slowdown=slowdown,
     )
 
 
@@ -72,6 +87,44 @@ def windows(values: Column) -> WindowStats:
         last10=last10,
         delta=last10 - first10,
     )
+
+
+def levels(values: Column) -> LossLevels | None:
+    """Block medians of values without NaN; none for fewer than `BLOCKS * BLOCK_ROWS` of them.
+
+    Median and MAD have a breakdown point of one half: up to half the rows of a block may be anything
+    (Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, 1993).
+    """
+    size = len(values) // BLOCKS
+    if size < BLOCK_ROWS:
+        return None
+    blocks = values[len(values) - BLOCKS * size :].reshape(BLOCKS, size)  # the oldest few are left out
+    medians = np.median(blocks, axis=1)
+    deviations = np.median(np.abs(blocks - medians[:, None]), axis=1)
+    return LossLevels(
+        first=float(np.median(values[:BLOCK_ROWS])),  # an untrained model's loss falls fast
+        lowest=float(medians[:-1].min()),
+        last=float(medians[-1]),
+        noise=MAD_TO_SIGMA * float(np.median(deviations)),
+    )
+
+
+def pace(steps: Column, seconds: Column | None) -> tuple[float | None, float | None]:
+    """Median seconds per update, and that of the last third over that of the first; none where unknown.
+
+    Where a relaunch set the clock or the steps back, the row is left out.
+    """
+    if seconds is None:
+        return None, None
+    known = np.isfinite(steps) & np.isfinite(seconds)
+    updates, passed = np.diff(steps[known]), np.diff(seconds[known])
+    forward = (updates > 0) & (passed > 0)
+    each = passed[forward] / updates[forward]
+    if len(each) == 0:
+        return None, None
+    third = len(each) // 3
+    slowdown = float(np.median(each[-third:]) / np.median(each[:third])) if len(each) >= PACE_ROWS else None
+    return float(np.median(each)), slowdown
 
 
 def _last(column: Column | None) -> float | None:

@@ -137,7 +137,10 @@ def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
         channels = ", ".join(sorted({alert.channel for alert in story.alerts}))
         yield f"{len(story.alerts)} alerts of silence were raised ({channels})."
     if story.spec.observe:
-        yield "Observe only: decisions were recorded, not carried out."
+        gates = [gate for gate in [*story.gates, *story.inference_gates] if gate.observed is not None]
+        names = ", ".join(f"{gate.stage} attempt {gate.attempt} ({gate.reason})" for gate in gates)
+        passed_over = f"these gates failed and were passed over: {names}" if gates else "no gate failed"
+        yield f"Observe only: decisions were recorded, not carried out; {passed_over}."
 
 
 def tokenizer_limits(story: Story) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.reporter.core.findings import headline, next_actions, residual_risks, status_text, trust
-from services.reporter.core.loop_report import reason_text
+from services.reporter.core.loop_report import reason_text, withheld_text
 from services.reporter.core.markdown import bullets, duration, link, number, picture, table
 from services.reporter.core.story import Attempt, Outcome, Story
 from shared.events import STAGES, GateDecided, InferenceDone
@@ -96,6 +96,7 @@ def _verdict(gate: GateDecided | None) -> list[str]:
     return [
         f"decision {gate.decision} ({gate.reason}), verdict {gate.verdict}, {retries}",
         "",
+        *([withheld_text(gate.observed), ""] if gate.observed is not None else []),
         *(f"- {reason_text(reason)}" for reason in gate.reasons),
         "",
     ]

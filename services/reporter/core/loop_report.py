@@ -8,7 +8,7 @@ from services.reporter.core.changes import changes
 from services.reporter.core.findings import headline, next_actions, residual_risks, trust
 from services.reporter.core.markdown import bullets, link, number, picture, table
 from services.reporter.core.story import Attempt, Outcome, Story
-from shared.events import STAGES, GateDecided, Reason, Stage
+from shared.events import STAGES, GateDecided, Reason, Stage, Withheld
 
 
 def loop_report(
@@ -99,6 +99,8 @@ def _gate(gate: GateDecided, attempt: Attempt) -> list[str]:
         f"restarts {gate.restarts_used}{', degraded' if gate.degraded else ''}"
     )
     lines = [line]
+    if gate.observed is not None:
+        lines.append(f"  - {withheld_text(gate.observed)}")
     lines += [f"  - {reason_text(reason)}" for reason in gate.reasons]
     lines.append(f"  - evidence: {', '.join(link(path) for path in gate.evidence_paths) or 'none'}")
     tail = attempt.done.stderr_tail.strip() if attempt.done is not None else ""
@@ -114,6 +116,14 @@ def reason_text(reason: Reason) -> str:
     check = f"check {reason.check} " if reason.check else ""
     measured = f"{number(reason.value)} against {number(reason.threshold)}"
     return f"{'ok' if reason.ok else '**failed**'}: {check}{reason.name}, {measured}: {reason.text}"
+
+
+def withheld_text(withheld: Withheld) -> str:
+    """What a gate of an observed run would have done."""
+    patch = ", ".join(f"{key}={number(value)}" for key, value in withheld.config_patch.items()) or "none"
+    start = link(withheld.resume_from) if withheld.resume_from is not None else "the beginning"
+    where = f", from {start} to update {withheld.next_target_step}" if withheld.next_target_step else ""
+    return f"**observed only**: would have decided {withheld.decision}{where}, patch {patch}"
 
 
 def _changes(story: Story) -> list[str]:

@@ -43,6 +43,11 @@ class Ledger:
     stops: set[Key] = field(default_factory=set)
     """Started chunks that are to end: the command that said so may have been acked by a trainer that died."""
 
+    def answered(self, key: Key) -> bool:
+        """Whether a command for this chunk comes too late: it is done, or a later attempt was begun."""
+        later = any(other[:2] == key[:2] and other[2] > key[2] for other in self.begun)
+        return later or key in self.done
+
     def unfinished(self) -> list[Begun]:
         """The newest started chunk without `chunk_done` of each living run, oldest first."""
         open_chunks = {

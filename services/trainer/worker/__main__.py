@@ -35,7 +35,7 @@ def main() -> None:
         _train(session, run, link, tracking, begun)
     if tracking is not None:
         tracking.close()
-    ranks.close()
+    ranks.leave()
 
 
 def _join() -> Ranks:

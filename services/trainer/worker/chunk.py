@@ -128,14 +128,12 @@ class Chunk:
         session, number = self.session, self.config.gradient_accumulation_steps
         sums: dict[str, torch.Tensor] = {}
         for micro in range(number):
-            inputs = session.task.inputs(
-                session.windows(self.config, update, micro), session.generator(update, micro)
-            )
+            inputs = session.inputs(self.config, update, micro)
             with nullcontext() if micro == number - 1 else local_gradients(session.model):
                 with torch.autocast(session.ranks.device.type, torch.bfloat16, enabled=self.config.amp):
                     output: TrainOutput = session.model(*inputs.positional, **inputs.named)
                 (output.loss / number).backward()  # type: ignore[no-untyped-call]
-            for name, value in ((LOSS, output.loss.detach()), *output.metrics.items()):
+            for name, value in {LOSS: output.loss.detach(), **output.metrics}.items():
                 sums[name] = sums[name] + value if name in sums else value
         return {name: value / number for name, value in sums.items()}
 
@@ -178,5 +176,5 @@ def finished(chunk: Chunk, end: End, step: int, cpu_seconds: list[float], tracki
         timing=chunk.timing,
         wandb_run_id=tracking.run_id,
         wandb_dir=chunk.session.bundle.relative(directory) if directory else None,
-        problems=tracking.problems,
+        problems=[*chunk.session.problems, *tracking.problems],
     )

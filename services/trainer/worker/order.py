@@ -20,7 +20,10 @@ def seed_of(*names: int | str) -> int:
 
 @dataclass(slots=True)
 class WindowOrder:
-    """Which training windows each micro-batch takes: every epoch is a new permutation of all of them."""
+    """Which training windows each micro-batch takes: every epoch is a new permutation of all of them.
+
+    An epoch's order takes 8 bytes a window (a 5 GB file of 64x64 frames: 3 MB) and is drawn once.
+    """
 
     windows: int
     """Windows in the dataset."""

@@ -9,21 +9,25 @@ import numpy as np
 import torch
 
 from services.trainer.wire import Run
+from services.trainer.worker.data import Data
 from services.trainer.worker.order import WindowOrder, seed_of
 from services.trainer.worker.ranks import Ranks
-from services.trainer.worker.tasks import build_task
+from services.trainer.worker.tasks import Inputs, build_task
 from shared.bundle import Bundle
 from shared.config import StageConfig
 from shared.datasets.frames import FramesDataset, dataset_path
 from shared.sheets import MOST_ROWS, sheet_path, write_sheet
-from shared.worldmodel.build import build_model
+from shared.worldmodel.build import build_model, load_weights
 from shared.worldmodel.checkpoints import (
+    Checkpoint,
     architecture_of,
     check_same_architecture,
     load_checkpoint,
     save_checkpoint,
 )
+from shared.worldmodel.compiling import compile_model
 from shared.worldmodel.optim import make_optimizer, restore_optimizer
+from shared.worldmodel.seen import other_recording, record, seen_by, seen_in, with_more
 
 DATA = Path("data")
 """Where named datasets lie, seen from the directory the stack was started in."""
@@ -65,12 +69,16 @@ class Session:
             frame_size=config.frame_size,
         )
         self.order = WindowOrder(self.dataset.train_windows, seed_of(self.seed, self.stage))
-        self.task = build_task(self.stage, config, self.bundle, run.plan.upstream, ranks.device)
+        self.problems: list[str] = []
+        """What went wrong without ending the training, once each."""
+        self._data = Data(self.dataset, ranks.device, cache, self.problems.append)
+        self.task = build_task(self.stage, config, self.bundle, run.plan.upstream, self._data)
         self.optimizer = make_optimizer(self.task.model, config)
         if config.compile:
-            self.task.model.compile()
+            compile_model(self.task.model, ranks.device, cache, self.problems.append)
         self.model = ranks.wrap(self.task.model)
         self._holds: Holds | None = Holds(None, 0)
+        self._seen = [seen_in(self.dataset)]
 
     def restore(self, run: Run, config: StageConfig) -> None:
         """Put weights and optimizer where the plan wants them; nothing to do if they are there.
@@ -85,6 +93,7 @@ class Session:
         if run.resume_from is None:
             self.task.model.load_state_dict(build_model(self.stage, config).state_dict())
             self.optimizer = make_optimizer(self.task.model, config)
+            self._seen = [seen_in(self.dataset)]
         else:
             directory = self.bundle.resolve(run.resume_from)
             checkpoint = load_checkpoint(directory)
@@ -94,24 +103,28 @@ class Session:
                     "the configuration": architecture_of(config.model_dump(), self.stage),
                 }
             )
-            self.task.model.load_state_dict(checkpoint.model)
+            load_weights(self.task.model, checkpoint)
             restore_optimizer(self.optimizer, checkpoint.optimizer)
+            self._remember(checkpoint)
         self._holds = wanted
+
+    def _remember(self, checkpoint: Checkpoint) -> None:
+        before = seen_by(checkpoint)
+        problem = other_recording(checkpoint.directory.name, before, self.dataset)
+        if problem is not None and problem not in self.problems:
+            self.problems.append(problem)
+        self._seen = with_more(before, seen_in(self.dataset))
 
     def changed(self) -> None:
         """The weights are about to change: memory is no longer what a checkpoint holds."""
         self._holds = None
 
-    def windows(self, config: StageConfig, update: int, micro: int) -> torch.Tensor:
-        """This rank's windows of a micro-batch: uint8 [B, T, H, W, 3] on the device."""
+    def inputs(self, config: StageConfig, update: int, micro: int) -> Inputs:
+        """What this rank trains on in a micro-batch; all randomness in it comes from seed and position."""
         batch = config.batch_size_per_gpu
         part = (update * config.gradient_accumulation_steps + micro) * self.ranks.size + self.ranks.rank
-        taken = self.dataset.batch(self.order.take(part * batch, batch))
-        return torch.from_numpy(taken).to(self.ranks.device)
-
-    def generator(self, update: int, micro: int) -> torch.Generator:
-        """All randomness of this rank's micro-batch, but for its windows."""
-        return torch.Generator().manual_seed(seed_of(self.seed, self.stage, update, micro, self.ranks.rank))
+        seed = seed_of(self.seed, self.stage, update, micro, self.ranks.rank)
+        return self.task.inputs(self.order.take(part * batch, batch), torch.Generator().manual_seed(seed))
 
     def finite(self) -> bool:
         """Whether every weight is a number."""
@@ -135,6 +148,7 @@ class Session:
                 step=step,
                 config=config,
                 schedule=run.plan.schedule,
+                extra=record(self._seen),
             )
         self._holds = Holds(path, step)
         return path
@@ -144,9 +158,9 @@ class Session:
         """Write the sheet of `step` updates done, always of the same windows."""
         rows = min(MOST_ROWS, self.dataset.train_windows)
         places = np.linspace(0, self.dataset.train_windows - 1, rows).round().astype(np.int64)
-        frames = torch.from_numpy(self.dataset.batch(places)).to(self.ranks.device)
         self.task.model.eval()
-        originals, generated = self.task.sheet(frames)
+        with torch.compiler.set_stance("force_eager"):  # other shapes than training's: not worth compiling
+            originals, generated = self.task.sheet(self._data.frames(places))
         self.task.model.train()
         path = sheet_path(self.bundle, self.stage, step)
         write_sheet(path, originals, generated)

@@ -12,15 +12,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from services.trainer.worker.data import Data
+from services.trainer.worker.order import Indices
 from shared.bundle import Bundle
 from shared.config import StageConfig
 from shared.events import BundlePath, Stage
 from shared.sheets import MOST_FRAMES, Pixels
-from shared.worldmodel.build import build_model
+from shared.worldmodel.build import build_model, load_weights
 from shared.worldmodel.checkpoints import architecture_of, check_same_architecture, load_checkpoint
 from shared.worldmodel.dynamics import Dynamics
 from shared.worldmodel.frames import to_float, to_uint8
 from shared.worldmodel.latent_actions import LatentActions
+from shared.worldmodel.token_cache import TokenCache
 from shared.worldmodel.video_tokenizer import VideoTokenizer
 
 GREY = 128
@@ -44,8 +47,8 @@ class Task(Protocol):
         """What is trained, not wrapped."""
         ...
 
-    def inputs(self, frames_bthwc: Tensor, generator: torch.Generator) -> Inputs:
-        """What the model trains on, from uint8 windows on its device."""
+    def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
+        """What the model trains on: these training windows, with this randomness."""
         ...
 
     def sheet(self, frames_rthwc: Tensor) -> tuple[Pixels, Pixels]:
@@ -58,10 +61,11 @@ class TokenizerTask:
     """Reconstruct windows."""
 
     model: VideoTokenizer
+    data: Data
 
-    def inputs(self, frames_bthwc: Tensor, generator: torch.Generator) -> Inputs:  # noqa: ARG002
-        """The windows alone."""
-        return Inputs((to_float(frames_bthwc),), {})
+    def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:  # noqa: ARG002
+        """The frames alone."""
+        return Inputs((to_float(self.data.frames(windows)),), {})
 
     def sheet(self, frames_rthwc: Tensor) -> tuple[Pixels, Pixels]:
         """Windows and their reconstruction."""
@@ -75,10 +79,11 @@ class LatentActionsTask:
     """Predict windows from their first frame and the actions between frames."""
 
     model: LatentActions
+    data: Data
 
-    def inputs(self, frames_bthwc: Tensor, generator: torch.Generator) -> Inputs:
-        """The windows."""
-        return Inputs((to_float(frames_bthwc),), {"generator": generator})
+    def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
+        """The frames."""
+        return Inputs((to_float(self.data.frames(windows)),), {"generator": generator})
 
     def sheet(self, frames_rthwc: Tensor) -> tuple[Pixels, Pixels]:
         """Windows, and their frames after the first as predicted from the one before and the action."""
@@ -96,13 +101,12 @@ class DynamicsTask:
     tokenizer: VideoTokenizer
     latent_actions: LatentActions | None
     """None without actions."""
+    tokens: TokenCache
 
-    def inputs(self, frames_bthwc: Tensor, generator: torch.Generator) -> Inputs:
-        """Tokens and actions of the windows."""
-        frames_btchw = to_float(frames_bthwc)
-        return Inputs(
-            (self.tokenizer.tokenize(frames_btchw), self._bits(frames_btchw)), {"generator": generator}
-        )
+    def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
+        """Tokens and actions."""
+        tokens_btp, codes_bt = self.tokens.take(windows)
+        return Inputs((tokens_btp, self._bits(codes_bt)), {"generator": generator})
 
     def sheet(self, frames_rthwc: Tensor) -> tuple[Pixels, Pixels]:
         """Windows with half of the last frame's patches greyed, and what one step makes of exactly that."""
@@ -113,35 +117,42 @@ class DynamicsTask:
         draw = torch.rand(mask_rtp[:, -1].shape, generator=torch.Generator().manual_seed(0))
         mask_rtp[:, -1] = (draw < SHEET_MASK).to(seen.device)
         latents = torch.where(mask_rtp.unsqueeze(-1), self.model.mask_token, self.model.latents(tokens_rtp))
-        best_rtp = self.model.logits(latents, self._bits(seen)).argmax(-1)
+        codes_rt = None if self.latent_actions is None else self.latent_actions.actions(seen)
+        best_rtp = self.model.logits(latents, self._bits(codes_rt)).argmax(-1)
         predicted = self.tokenizer.decode(self.tokenizer.latents(torch.where(mask_rtp, best_rtp, tokens_rtp)))
         return _pixels(_greyed(shown_rthwc, mask_rtp)), _pixels(to_uint8(predicted))
 
-    def _bits(self, frames_btchw: Tensor) -> Tensor | None:
-        if self.latent_actions is None:
-            return None
-        return self.latent_actions.bits(self.latent_actions.actions(frames_btchw))
+    def _bits(self, codes_bt: Tensor | None) -> Tensor | None:
+        return None if codes_bt is None else self.model.bits(codes_bt)
 
 
 def build_task(
-    stage: Stage, config: StageConfig, bundle: Bundle, upstream: dict[Stage, BundlePath], device: torch.device
+    stage: Stage, config: StageConfig, bundle: Bundle, upstream: dict[Stage, BundlePath], data: Data
 ) -> Task:
-    """The stage's model with fresh weights, and the frozen models it reads, on the device.
+    """The stage's model with fresh weights, and the frozen models it reads, on the data's device.
 
     Raises:
         CheckpointError: An upstream checkpoint is missing, broken, or of another architecture.
     """
     if stage == "video_tokenizer":
-        return TokenizerTask(build_model("video_tokenizer", config).to(device))
+        return TokenizerTask(build_model("video_tokenizer", config).to(data.device), data)
     if stage == "latent_actions":
-        return LatentActionsTask(build_model("latent_actions", config).to(device))
-    tokenizer = build_model("video_tokenizer", config).to(device)
+        return LatentActionsTask(build_model("latent_actions", config).to(data.device), data)
+    tokenizer = build_model("video_tokenizer", config).to(data.device)
     _load_frozen("video_tokenizer", tokenizer, bundle.resolve(upstream["video_tokenizer"]), config)
     latent_actions = None
     if config.use_actions:
-        latent_actions = build_model("latent_actions", config).to(device)
+        latent_actions = build_model("latent_actions", config).to(data.device)
         _load_frozen("latent_actions", latent_actions, bundle.resolve(upstream["latent_actions"]), config)
-    return DynamicsTask(build_model("dynamics", config).to(device), tokenizer, latent_actions)
+    tokens = TokenCache(
+        data.dataset,
+        tokenizer,
+        latent_actions,
+        folder=data.cache / "tokens",
+        limit_gb=config.token_cache_gb,
+        report=data.report,
+    )
+    return DynamicsTask(build_model("dynamics", config).to(data.device), tokenizer, latent_actions, tokens)
 
 
 def _load_frozen(stage: Stage, model: nn.Module, directory: Path, config: StageConfig) -> None:
@@ -152,7 +163,7 @@ def _load_frozen(stage: Stage, model: nn.Module, directory: Path, config: StageC
             "the configuration": architecture_of(config.model_dump(), "dynamics"),
         }
     )
-    model.load_state_dict(checkpoint.model)
+    load_weights(model, checkpoint)
     model.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
 
 

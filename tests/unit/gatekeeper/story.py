@@ -79,6 +79,8 @@ class Outcome:
     """Rise over the chunk, as a share of the loss."""
     unique_actions: float = 4
     action_entropy: float = 1.2
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """What else the monitor finds in the history: fields of `HistoryStats`."""
     device: str = "cpu"
     dual_gpu_ok: bool | None = None
     observed: bool = True
@@ -168,6 +170,8 @@ class Story:
     ahead: list[str] = field(default_factory=list)
     log: list[Recorded] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    messages: list[Event | Command] = field(default_factory=list)
+    """Events and commands as they came."""
     sent: list[Command] = field(default_factory=list)
     state: RunState = field(init=False)
     lineage: dict[str, dict[int, bool]] = field(default_factory=dict)
@@ -355,6 +359,7 @@ class Story:
         return state
 
     def _note(self, message: Event | Command) -> None:
+        self.messages.append(message)
         line = describe(message)
         if line is not None:
             self.lines.append(line)
@@ -495,7 +500,7 @@ def history(plan: ChunkPlan, how: Outcome = HEALTHY) -> HistoryStats:
         loss=windows(first, final),
         unique_actions=None if plan.stage == "video_tokenizer" else how.unique_actions,
         action_entropy=None if plan.stage == "video_tokenizer" else how.action_entropy,
-    )
+    ).model_copy(update=dict(how.measured))
 
 
 def windows(first: float, last: float) -> WindowStats:

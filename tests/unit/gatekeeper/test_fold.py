@@ -26,6 +26,8 @@ from tests.unit.gatekeeper.story import (
 )
 
 SHORT = only("video_tokenizer")
+SMALL = {"batch_size_per_gpu": 2}
+IN_WORK = Outcome(in_work=True)
 
 
 def at(sequence: int, event: Event) -> Recorded:
@@ -163,6 +165,57 @@ def test_what_lies_beyond_a_restart_is_superseded() -> None:
     assert [plan.resume_from for plan in story.plans[2:5]] == [checkpoint("latent_actions", 10), None, None]
     assert story.gates[3].reason == "gate_fail"  # and goes on fresh: the gate accepted before is no more
     assert story.gates[3].best_checkpoint is None
+
+
+def test_a_restart_that_the_budget_forbade_is_remembered_when_the_operator_resumes() -> None:
+    collapsed = Outcome(unique_actions=1, action_entropy=0.0)
+    spec = only("latent_actions", policy={"max_restarts": 0})
+    story = Story(spec, {("latent_actions", number): collapsed for number in (2, 3)}).play()
+    assert (story.gates[1].decision, story.gates[1].decision_on_resume) == ("stop", "restart_stage")
+    story.resume().play()
+    assert story.plans[2].resume_from == checkpoint("latent_actions", 10)
+    assert [command.name for command in story.sent if command.service == "trainer"][2] == "restart"
+    assert story.gates[2].resume_from is None  # restarted from there before
+
+
+def test_a_newest_checkpoint_that_turns_out_invalid_is_none() -> None:
+    story = Story(SHORT, {("video_tokenizer", 2): Outcome(in_work=True)}).play()
+    plan = story.last_plan
+    assert story.state.stages["video_tokenizer"].newest == (checkpoint("video_tokenizer", 10), 10)
+    story.record(chunk_done(plan, Outcome(reason="oom"), 12, {10: False}))
+    assert story.state.stages["video_tokenizer"].newest is None
+
+
+def test_a_given_checkpoint_stays_the_newest_though_the_trainer_does_not_list_it() -> None:
+    given = {"checkpoints": {"video_tokenizer": "given/vt"}, "given_steps": {"video_tokenizer": 5}}
+    story = Story(only("video_tokenizer", **given), {("video_tokenizer", 1): Outcome(in_work=True)}).play()
+    story.record(chunk_done(story.last_plan, Outcome(reason="oom"), 7, {6: False}))
+    assert story.state.stages["video_tokenizer"].newest == ("given/vt", 5)
+
+
+def test_what_lies_beyond_a_new_plan_is_not_the_newest_any_more() -> None:
+    story = Story(SHORT, {("video_tokenizer", 2): Outcome(loss=1.0), ("video_tokenizer", 3): IN_WORK}).play()
+    assert story.last_plan.start_step == 10
+    assert story.state.stages["video_tokenizer"].newest == (checkpoint("video_tokenizer", 10), 10)
+
+
+def test_a_restart_from_before_a_segment_of_the_schedule_begins_one_of_its_own() -> None:
+    lost = Outcome(checkpoint="all invalid")
+    story = Story(only("dynamics"), {("dynamics", 3): lost}, tests=[{"mse": 0.5}]).play()
+    before, after = story.plans[2], story.plans[3]
+    assert (before.schedule.start_step, before.start_step) == (20, 20)
+    assert (after.resume_from, after.start_step, after.schedule.start_step) == (None, 0, 0)
+
+
+def test_what_a_stop_left_undone_counts_when_it_is_done() -> None:
+    spec = only("video_tokenizer", policy={"max_retries": 0}, config={"video_tokenizer": SMALL})
+    story = Story(spec, {("video_tokenizer", 1): Outcome(reason="oom", end_step=0)}).play()
+    (gate,) = story.gates
+    assert (gate.decision, gate.config_patch_on_resume) == ("stop", {"batch_size_per_gpu": 1})
+    assert not gate.degraded
+    story.resume().play()
+    assert story.state.degraded
+    assert story.last_plan.parameters["batch_size_per_gpu"] == 1
 
 
 def test_the_log_alone_gives_the_live_state() -> None:

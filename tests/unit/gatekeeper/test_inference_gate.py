@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.gatekeeper.config import Policy
-from shared.events import GateDecided, RunSpec
+from shared.events import STAGES, GateDecided, RunSpec
 from tests.unit.gatekeeper.story import Story, only
 
 
@@ -26,6 +26,7 @@ def requiring(**bounds: Any) -> RunSpec:
     [
         ({"ok": False, "problem": "killed"}, 1),
         ({"checkpoints": {"dynamics": "a"}}, 2),
+        ({"checkpoints": dict.fromkeys(STAGES, "results/run/another")}, 2),
         ({"frames_inferred": 95}, 3),
         ({"frames_expected": 0, "frames_inferred": 0}, 3),
         ({"mse": None}, 4),
@@ -73,6 +74,9 @@ def test_a_pass_on_mse_alone_is_flagged() -> None:
     found = gate({"skill": -0.1})
     assert (found.decision, found.verdict) == ("continue", "watch")
     assert found.recommendations == ["skill -0.1: the model is no better than repeating the last frame"]
+    found = gate({"skill": 0.0})
+    assert (found.verdict, len(found.recommendations)) == ("watch", 1)
+    assert gate({"skill": 0.01}).recommendations == []
 
 
 def test_a_tokenizer_above_the_limit_is_named_as_the_first_thing_to_do() -> None:
@@ -94,3 +98,26 @@ def test_the_record_says_where_dynamics_goes_on() -> None:
     found = gate({"mse": 0.5})
     assert (found.gate_step, found.resume_step, found.target_step, found.next_target_step) == (20, 20, 30, 30)
     assert found.resume_from == found.best_checkpoint
+
+
+def test_a_number_at_its_limit_is_within_it() -> None:
+    assert gate({"skill": 0.5}, requiring(skill={"max": 0.5})).decision == "continue"
+    assert gate({"mse": 0.5, "tokenizer_mse": 0.03}).recommendations == []
+
+
+def test_the_peak_falls_from_the_last_one_where_that_is_lower() -> None:
+    spec = only("dynamics", config={"dynamics": {"learning_rate": 1e-4}})
+    assert gate({"mse": 0.5}, spec).config_patch_applied["learning_rate"] == pytest.approx(7e-5)
+
+
+def test_a_stop_says_what_a_resume_would_do() -> None:
+    found = gate({"mse": 0.5}, only("dynamics", policy={"max_inference_retries": 0}))
+    assert (found.decision, found.decision_on_resume) == ("stop", "retune")
+    assert (found.config_patch_applied, list(found.config_patch_on_resume)) == ({}, ["learning_rate"])
+    crashed = gate({"ok": False, "problem": "killed"})
+    assert (crashed.decision_on_resume, crashed.config_patch_on_resume) == (None, {})
+
+
+def test_other_checkpoints_than_those_selected_are_counted() -> None:
+    reason = next(reason for reason in gate({"checkpoints": {}}).reasons if reason.name == "checkpoints")
+    assert (reason.value, reason.threshold) == (0, 3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from services.gatekeeper.config import Policy
-from services.gatekeeper.core.ladders import climb, decayed, halve_batch, halved, rung_after
+from services.gatekeeper.core.ladders import climb, decayed, halved, rung_after, smaller_batch
 from services.gatekeeper.core.state import StageState
 from shared.events import STAGES, Stage
 
@@ -23,6 +23,10 @@ def stage(name: Stage, **knobs: Any) -> StageState:
         "nproc_per_node": 2,
     }
     return StageState(stage=name, target=20000, chunk=5000, parameters={**defaults, **knobs})
+
+
+def floor(batch: int) -> Policy:
+    return Policy.model_validate({"min_batch_size": {"dynamics": batch}})
 
 
 def test_video_tokenizer() -> None:
@@ -76,10 +80,10 @@ def test_one_rung_climbs_the_next_rung_that_changes_something_and_begins_again()
 
 
 def test_the_batch_is_halved_to_the_floor() -> None:
-    assert halve_batch(stage("dynamics"), 1) == {"batch_size_per_gpu": 4}
-    assert halve_batch(stage("dynamics"), 6) == {"batch_size_per_gpu": 6}
-    assert halve_batch(stage("dynamics"), 8) is None
-    assert halve_batch(stage("dynamics"), 12) is None
+    assert smaller_batch(stage("dynamics"), floor(1)) == {"batch_size_per_gpu": 4}
+    assert smaller_batch(stage("dynamics"), floor(6)) == {"batch_size_per_gpu": 6}
+    assert smaller_batch(stage("dynamics"), floor(8)) is None
+    assert smaller_batch(stage("dynamics"), floor(12)) is None
 
 
 @given(rate=some.floats(1e-9, 1.0), factor=some.floats(0.01, 1.0))

@@ -47,6 +47,7 @@ def numbers(
         (numbers(0.5, previous=1.0, binds=False), "watch"),
         (numbers(0.5, early=3.0, mid=0.9, late=1.0, binds=False), "watch"),
         (numbers(0.5, early=3.0, mid=0.9, late=1.0, delta=0.1, binds=False), "retune"),
+        (numbers(0.5, early=3.0, mid=0.9, late=1.0, delta=0.0, binds=False), "retune"),
     ],
 )
 def test_video_tokenizer(given: Numbers, verdict: str) -> None:
@@ -72,6 +73,27 @@ def test_video_tokenizer(given: Numbers, verdict: str) -> None:
 def test_latent_actions(given: Numbers, verdict: str, *, severe: bool) -> None:
     found = latent_actions_verdict(given, LatentActionsLimits())
     assert (found.verdict, found.severe) == (verdict, severe)
+
+
+@pytest.mark.parametrize(("entropy", "collapsed"), [(0.39, True), (0.4, False), (None, False)])
+def test_the_action_codes_collapse_below_the_entropy_that_is_asked_for(
+    entropy: float | None, *, collapsed: bool
+) -> None:
+    found = latent_actions_verdict(numbers(0.05, entropy=entropy), LatentActionsLimits())
+    assert found.entropy_collapsed == collapsed
+
+
+@pytest.mark.parametrize(
+    ("unique", "entropy", "severe"), [(1, 0.1, True), (1, 0.11, False), (2, 0.1, False), (1, None, False)]
+)
+def test_the_policy_says_from_where_on_a_collapse_is_severe(
+    unique: float, entropy: float | None, *, severe: bool
+) -> None:
+    limits = LatentActionsLimits(collapse_action_entropy=0.1)
+    assert latent_actions_verdict(numbers(0.05, unique=unique, entropy=entropy), limits).severe == severe
+    given = numbers(6.0, mid=1.0, late=1.0, delta=-0.1)
+    assert dynamics_verdict(given, DynamicsLimits(collapse_delta=-0.1)).severe
+    assert not dynamics_verdict(given, DynamicsLimits(collapse_delta=-0.09)).severe
 
 
 @pytest.mark.parametrize(
@@ -100,3 +122,5 @@ def test_a_reason_quotes_value_and_threshold() -> None:
     reason = video_tokenizer_verdict(numbers(0.5), VideoTokenizerLimits()).reasons[0]
     assert (reason.name, reason.value, reason.threshold, reason.ok) == ("final_loss", 0.5, 0.01, False)
     assert reason.text == "final loss 0.5 is above 0.01"
+    steady = video_tokenizer_verdict(numbers(0.5), VideoTokenizerLimits()).reasons[1]
+    assert (steady.name, steady.value, steady.threshold) == ("late_over_mid", 1.0, 1.05 * 2.0)

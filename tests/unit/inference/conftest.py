@@ -12,10 +12,12 @@ import pytest
 
 from shared.bundle import Bundle
 from shared.config import RunConfig
+from shared.datasets.frames import FramesDataset
 from shared.events import STAGES, EvaluateInference, RunSpec, Schedule, Stage
 from shared.worldmodel.build import build_model
 from shared.worldmodel.checkpoints import save_checkpoint
 from shared.worldmodel.optim import make_optimizer
+from shared.worldmodel.seen import record, seen_in
 
 RUN_ID = "20260101_000000"
 SIZE, FRAMES = 16, 300
@@ -62,7 +64,15 @@ def configuration(dataset: Path, **training: Any) -> RunConfig:
 
 
 def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
+    """An untrained checkpoint that says it was trained on the configuration's recording."""
     stage_config = config.stage(stage)
+    dataset = FramesDataset.open(
+        Path(stage_config.dataset),
+        context_length=stage_config.context_length,
+        fps=stage_config.fps,
+        held_out_ratio=stage_config.held_out_ratio,
+        cache_dir=bundle.root,
+    )
     model = build_model(stage, stage_config)
     directory = bundle.checkpoint(stage, 1)
     save_checkpoint(
@@ -73,6 +83,7 @@ def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
         step=1,
         config=stage_config,
         schedule=Schedule(peak=1e-3, start_step=0, end_step=1),
+        extra=record([seen_in(dataset)]),
     )
     return bundle.relative(directory)
 

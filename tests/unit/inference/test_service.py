@@ -143,6 +143,23 @@ def test_a_checkpoint_trained_on_other_frames_is_not_tested_as_held_out(
     assert not done.held_out
 
 
+def test_a_recording_that_was_moved_is_still_held_out(tiny_run: TinyRun, tmp_path: Path) -> None:
+    moved = write_recording(tmp_path / "elsewhere_frames.h5", moving_square())
+    tiny_run.spec = tiny_run.spec.model_copy(
+        update={"configuration": configuration(moved).model_dump(mode="json")}
+    )
+    assert tried(tiny_run, tiny_run.command(), tmp_path).held_out
+
+
+def test_a_recording_that_was_made_anew_under_its_name_was_never_held_out(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "square_frames.h5", moving_square()[::-1])
+    done = tried(tiny_run, tiny_run.command(), tmp_path)
+    assert done.ok, done.problem
+    assert not done.held_out
+
+
 def test_a_short_recording_is_not_tested_as_held_out(tiny_run: TinyRun, tmp_path: Path) -> None:
     write_recording(tmp_path / "square_frames.h5", moving_square(20))
     assert tried(tiny_run, tiny_run.command(), tmp_path).held_out is False

@@ -14,7 +14,7 @@ from services.reporter.core.story import tell
 from services.reporter.event_file import append_events, last_sequence
 from services.reporter.exports import gate_export, number, read_rows, write_config, write_gate_export
 from shared.bundle import Bundle
-from shared.bus.journal import read_journal
+from shared.bus.journal import last_event, read_journal
 
 RUN = "20260101_000000"
 Log = Any
@@ -59,10 +59,21 @@ def test_every_torn_end_of_the_file_is_repaired(log: Log, bundle: Bundle) -> Non
 def test_a_line_longer_than_a_block_is_found(
     log: Log, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.reporter.event_file.TAIL_BYTES", 7)
+    monkeypatch.setattr("shared.bus.journal.TAIL_BYTES", 7)
     log.begin().chunk(1, 0, 5)
     append_events(bundle.events, log.records)
     assert last_sequence(bundle.events) == len(log.records)
+
+
+def test_the_last_event_is_the_last_whole_line(log: Log, bundle: Bundle) -> None:
+    assert last_event(bundle.events) is None
+    log.begin().chunk(1, 0, 5)
+    append_events(bundle.events, log.records)
+    with bundle.events.open("a") as stream:
+        stream.write('{"being": "writ')
+    found = last_event(bundle.events)
+    assert found is not None
+    assert found.sequence == log.records[-1].sequence
 
 
 def pieces(log: Log) -> list[tuple[int, int, int]]:

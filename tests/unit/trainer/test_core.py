@@ -193,6 +193,13 @@ def recorded(*messages: Message) -> list[Recorded]:
     return [Recorded(n + 1, NOON + timedelta(seconds=n), "trainer", each) for n, each in enumerate(messages)]
 
 
+def test_a_command_that_comes_after_a_later_attempt_began_is_not_trained() -> None:
+    ledger = fold(recorded(started(RUN, 1), done(RUN, 1), started(RUN, 3)))
+    assert [n for n in range(1, 6) if ledger.answered((RUN, "dynamics", n))] == [1, 2]
+    assert not ledger.answered((RUN, "video_tokenizer", 1)), "each stage counts its own attempts"
+    assert not ledger.answered(("20260101_000001", "dynamics", 1)), "each run too"
+
+
 def test_a_chunk_that_was_started_and_is_not_done_is_left_over_with_its_first_time_and_last_launch() -> None:
     ledger = fold(recorded(started(RUN, 1), done(RUN, 1), started(RUN, 2), started(RUN, 2, launch=2)))
     (left,) = ledger.unfinished()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,32 @@ def test_what_we_write_has_tinyworlds_files_names_shapes_and_numbering(
     assert state.keys() - raw_keys == {"worldloop"}
     assert raw_keys <= state.keys()
     assert set(theirs.config) <= set(state["config"])
+    assert set(theirs.config["distributed"]) == set(state["config"]["distributed"])
+
+    loaded = by_tinyworlds(tinyworlds[stage], directory)
+    assert loaded["config"] == state["config"], "plain values: JSON carries them unchanged"
+    assert (loaded["step"], loaded["updates"], loaded["last_epoch"]) == (
+        theirs.step - 1,
+        theirs.step + 1,
+        theirs.step,
+    )
+
+
+def by_tinyworlds(theirs: Path, ours: Path) -> dict[str, Any]:
+    """What a stand-in of TinyWorlds' loader makes of a checkpoint, in a process without worldloop."""
+    script = Path(__file__).with_name("tinyworlds_loader.py")
+    packages = Path(torch.__file__).parents[1]
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", script, packages, theirs, ours],
+        cwd=ours,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
 
 
 def test_wrapped_models_are_saved_under_the_bare_names(writer: Writer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from shared.config import StageConfig
 from shared.events import Schedule
-from shared.worldmodel.build import build_model
+from shared.worldmodel.build import model_of
 from shared.worldmodel.checkpoints import load_checkpoint
 from shared.worldmodel.decoding import decode, decode_tokens
 from shared.worldmodel.dynamics import Dynamics
@@ -81,14 +82,16 @@ def test_dynamics_scores_tokens_as_the_original_does(golden: Golden, dynamics: D
     same(loss, golden["dyn_train_loss"])
 
 
-def test_the_mixture_of_experts_is_the_originals(golden: Golden, tinyworlds: Mapping[str, Path]) -> None:
-    config = load_checkpoint(tinyworlds["dynamics"]).config
-    sizes = {
-        key: value for key, value in config.items() if key in StageConfig.model_fields and key != "device"
-    }
-    sizes["distributed"] = {}
-    model = build_model("dynamics", StageConfig.model_validate(sizes | {"use_moe": True})).eval()
-    model.load_state_dict(load_file(GOLDEN / "moe_dynamics" / "model_state_dict.pt"))
+@pytest.fixture
+def experts(tinyworlds: Mapping[str, Path]) -> Dynamics:
+    weights = load_file(GOLDEN / "moe_dynamics" / "model_state_dict.pt")
+    model = model_of(replace(load_checkpoint(tinyworlds["dynamics"]), model=weights))
+    assert isinstance(model, Dynamics)
+    return model
+
+
+def test_the_mixture_of_experts_is_the_originals(golden: Golden, experts: Dynamics) -> None:
+    model = experts
     latents, bits, mask = golden["vt_quantized"], golden["lam_quantized"], golden["moe_train_mask"]
     same(patches(model.logits(latents, bits)), golden["moe_logits"])
     hidden = model.hidden(torch.where(mask.unsqueeze(-1), model.mask_token, latents), bits)
@@ -96,6 +99,33 @@ def test_the_mixture_of_experts_is_the_originals(golden: Golden, tinyworlds: Map
     same(hidden.auxiliary, golden["moe_aux_loss"])
     loss = model.loss(golden["vt_indices"].long(), bits, mask)
     same(loss, golden["moe_train_loss"] + golden["moe_aux_loss"])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_originals_experts_learn_and_are_balanced(golden: Golden, experts: Dynamics, kind: str) -> None:
+    tokens, bits, mask = golden["vt_indices"].long(), golden["lam_quantized"], golden["moe_train_mask"]
+    optimizer = make_optimizer(experts, StageConfig(learning_rate=3e-3, optimizer=kind))
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = experts.loss(tokens, bits, mask)
+        loss.backward()
+        losses.append(loss.item())
+        if len(losses) == 1:
+            idle = [name for name, p in experts.named_parameters() if p.grad is None or not p.grad.any()]
+            # as the original left it, one of the eight experts gets no token of these frames
+            assert {name.partition(".w_")[0] for name in idle} == {"transformer.blocks.0.ffn.experts.3"}
+        optimizer.step()
+    near(losses[:1], golden["moe_train_loss"][None] + golden["moe_aux_loss"])
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_the_originals_experts_decode(golden: Golden, tokenizer: VideoTokenizer, experts: Dynamics) -> None:
+    before, codes = tokenizer.tokenize(golden["frames"][:, :2]), torch.tensor([[0, 1, 3], [2, 2, 0]])
+    new = decode_tokens(experts, before, experts.bits(codes), horizon=2, steps=4, temperature=0)
+    assert new.shape == (2, 2, before.shape[-1])
+    again = decode_tokens(experts, before[1:], experts.bits(codes[1:]), horizon=2, steps=4, temperature=0)
+    assert torch.equal(new[1:], again), "a clip decodes alone as it does in a batch"
 
 
 @pytest.mark.parametrize("steps", [4, 16])

@@ -10,7 +10,8 @@ import torch
 from shared.events import STAGES, Stage
 from shared.worldmodel.build import build_model
 from shared.worldmodel.frames import to_float, to_uint8
-from shared.worldmodel.latent_actions import imbalance
+from shared.worldmodel.latent_actions import information
+from shared.worldmodel.masking import strangers
 from shared.worldmodel.optim import make_optimizer
 from shared.worldmodel.quantizer import FiniteScalarQuantizer
 from shared.worldmodel.statistics import action_statistics, distinct
@@ -81,6 +82,7 @@ def test_frames_computed_one_by_one_are_those_computed_together() -> None:
         {"dynamics_masking": "tinyworlds"},
         {"use_actions": False},
         {"latent_balance_weight": 0},
+        {"context_noise": 0},
     ],
     ids=str,
 )
@@ -146,7 +148,13 @@ def test_metrics_carry_the_columns_of_the_history(tiny) -> None:
         assert all(value.shape == () and not value.requires_grad for value in output.metrics.values())
     assert columns == {
         "video_tokenizer": {"train/codebook_usage"},
-        "latent_actions": {"action_entropy", "unique_actions", "latent_actions/codebook_usage"},
+        "latent_actions": {
+            "train/loss",
+            "action_entropy",
+            "unique_actions",
+            "latent_actions/codebook_usage",
+            "latent_actions/information",
+        },
         "dynamics": {"action_entropy", "unique_actions"},
     }
 
@@ -168,12 +176,55 @@ def test_action_statistics_are_those_of_the_batch() -> None:
     assert distinct(torch.tensor([[5, 1], [1, 9]])) == 3
 
 
-def test_balance_is_zero_when_all_codes_are_used_alike_and_largest_when_one_is() -> None:
-    every = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]).view(1, 4, 2)
-    assert imbalance(every) == 0
-    assert imbalance(torch.ones(1, 4, 2)) == 2
-    assert imbalance(torch.tensor([[[1.0, 1], [-1, -1]]])) == 1, "bits that always agree"
-    assert imbalance(torch.ones(1, 4, 1)) == 1
+def test_a_code_tells_most_when_all_are_used_and_each_transition_is_sure() -> None:
+    sure = 20 * torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]).view(1, 4, 2)
+    assert information(sure).item() == pytest.approx(math.log(4), abs=0.2), "all four, each surely"
+    assert information(sure[:, :2]).item() == pytest.approx(math.log(2), abs=0.1), "two of four"
+    assert information(20 * torch.ones(1, 4, 2)).item() == pytest.approx(0, abs=1e-6), "one for all"
+    agreeing = 20 * torch.tensor([[[1.0, 1], [-1, -1]]])
+    assert information(agreeing).item() == pytest.approx(math.log(2), abs=0.1), "bits that always agree"
+    assert information(0.01 * sure / 20).item() == pytest.approx(0, abs=1e-2), "unsure of all"
+
+
+def test_the_history_keeps_the_loss_of_tinyworlds_whatever_is_minimized_beside_it(tiny) -> None:
+    weighed, plain = (
+        tiny.forward(
+            build_model("latent_actions", tiny.config(latent_balance_weight=weight)), "latent_actions", 0
+        )
+        for weight in (0.5, 0.0)
+    )
+    assert torch.equal(weighed.metrics["train/loss"], plain.loss)
+    told = weighed.metrics["latent_actions/information"]
+    torch.testing.assert_close(weighed.loss, plain.loss - 0.5 * told)
+
+
+def test_strangers_come_into_the_context_alone_and_from_the_same_place() -> None:
+    tokens = torch.arange(3).view(3, 1, 1) * 1000 + torch.arange(4 * 9).view(1, 4, 9)
+    mixed = strangers(tokens, 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed[:, -1], tokens[:, -1])
+    assert torch.equal(mixed % 1000, tokens % 1000), "same frame, same patch"
+    assert not torch.equal(mixed, tokens)
+    assert torch.equal(strangers(tokens, 0.0, torch.Generator().manual_seed(0)), tokens)
+    assert torch.equal(strangers(tokens, 1.0, torch.Generator().manual_seed(0)), mixed)
+
+
+def test_strangers_in_the_context_change_what_is_seen_but_never_what_is_asked(tiny) -> None:
+    config = tiny.config(context_noise=1.0)
+    model = build_model("dynamics", config)
+    asked: list[torch.Tensor] = []
+    loss = model.loss
+
+    def listening(indices: torch.Tensor, bits: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor:
+        asked.append(indices[mask])
+        return loss(indices, bits, mask)
+
+    model.loss = listening  # type: ignore[method-assign]
+    batch = torch.randint(27, (4, 4, 16), generator=torch.Generator().manual_seed(0))
+    noisy = model(batch, None, generator=torch.Generator().manual_seed(1)).loss
+    model.context_noise = 0.0
+    clean = model(batch, None, generator=torch.Generator().manual_seed(1)).loss
+    assert torch.equal(*asked)
+    assert noisy != clean
 
 
 @pytest.mark.parametrize("frames", [2, 3, 4])

@@ -1,0 +1,1 @@
+"""Diagnosis of any run, from its files alone: readers here, judgement in `core`."""

@@ -1,0 +1,1 @@
+"""What a diagnosis judges: values in, values out."""
