@@ -156,6 +156,8 @@ class Visual(Config):
     min_edges: Number = 0.12
     max_noise: Share = 0.2
     max_frozen: Share = 0.55
+    from_step: Count = 10
+    """Updates done from which on a picture is judged; before, it is noise and nothing else could be."""
     in_a_row: Positive = 2
     """Failed gates in a row that make a retune; before that the gate is `watch`."""
 

@@ -12,7 +12,8 @@ VISUAL_NUMBERS = ("contrast", "flat_blocks", "striping", "edges", "noise", "froz
 def visual_reason(stage: Stage, numbers: VisualNumbers, limits: Visual) -> Reason:
     """The verdict as one reason that names every number that failed.
 
-    It is no check (number 0, `ok`) for a stage for which the visual verdict does not bind.
+    It is no check (number 0, `ok`) for a stage for which the visual verdict does not bind, and for a picture
+    too young to be judged.
     """
     low = {"contrast": limits.min_contrast, "edges": limits.min_edges}
     high = {
@@ -28,13 +29,15 @@ def visual_reason(stage: Stage, numbers: VisualNumbers, limits: Visual) -> Reaso
         for name, value in measured.items()
         if not (value >= low[name] if name in low else value <= high[name])
     ]
-    binds = stage in limits.binds
+    young = numbers.step < limits.from_step
+    binds = stage in limits.binds and not young
     text = "; ".join(failed) if failed else "the pictures keep their structure"
+    excuse = f"not judged before update {limits.from_step}" if young else f"does not bind for {stage}"
     return Reason(
         check=CHECK if binds else 0,
         name="visual_structure",
         value=dict(measured),
         threshold=dict(limits_of),
         ok=not failed or not binds,
-        text=text if binds or not failed else f"{text}; does not bind for {stage}",
+        text=text if binds or not failed else f"{text}; {excuse}",
     )

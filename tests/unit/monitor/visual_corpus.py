@@ -62,7 +62,7 @@ class Case:
     def measured(self) -> VisualNumbers:
         """Its numbers."""
         return numbers(
-            self.stage, self.originals, self.generated, sheet=f"{self.name}.png", step=1, fresh=True
+            self.stage, self.originals, self.generated, sheet=f"{self.name}.png", step=100, fresh=True
         )
 
     def verdict(self) -> tuple[bool, str]:
