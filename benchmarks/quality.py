@@ -251,14 +251,8 @@ def evaluation(config: RunConfig, directory: Path, checkpoints: dict[Stage, str]
 
 def open_recording(training: TrainingConfig, directory: Path) -> FramesDataset:
     """The recording, as training sees it."""
-    return FramesDataset.open(
-        Path(training.dataset),
-        context_length=training.context_length,
-        fps=training.fps,
-        preload_ratio=training.preload_ratio,
-        held_out_ratio=training.held_out_ratio,
-        cache_dir=directory / "cache",
-        frame_size=training.frame_size,
+    return FramesDataset.configured(
+        Path(training.dataset), training, cache_dir=directory / "cache", frame_size=training.frame_size
     )
 
 

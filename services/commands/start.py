@@ -188,12 +188,6 @@ def _open(path: Path, training: TrainingConfig) -> FramesDataset | None:
         return None
     from shared.datasets.frames import FramesDataset
 
-    return FramesDataset.open(
-        path,
-        context_length=training.context_length,
-        fps=training.fps,
-        preload_ratio=training.preload_ratio,
-        held_out_ratio=training.held_out_ratio,
-        cache_dir=Settings().cache_dir,
-        frame_size=training.frame_size,
+    return FramesDataset.configured(
+        path, training, cache_dir=Settings().cache_dir, frame_size=training.frame_size
     )

@@ -87,14 +87,8 @@ def _measure(
     policy = Policy.model_validate(spec.policy.get("inference", {}))
     directories = {stage: bundle.resolve(path) for stage, path in command.checkpoints.items()}
     world = World.load(directories, settings.device, cancelled)
-    dataset = FramesDataset.open(
-        Path(training.dataset),
-        context_length=training.context_length,
-        fps=training.fps,
-        preload_ratio=training.preload_ratio,
-        held_out_ratio=training.held_out_ratio,
-        cache_dir=cache_dir,
-        frame_size=world.frame_size,
+    dataset = FramesDataset.configured(
+        Path(training.dataset), training, cache_dir=cache_dir, frame_size=world.frame_size
     )
     found = evaluate(world, dataset, settings, policy, trained_on=world.held_out_from(dataset))
     path = _picture_path(bundle, now)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shared.config import TrainingConfig
 from shared.datasets.mapping import Frames, fingerprint, map_frames, open_frames
 from shared.datasets.names import dataset_path, game_of, stride_of
 from shared.errors import DatasetError
@@ -30,7 +31,7 @@ LARGEST_HELD_OUT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FramesDataset:
-    """A recording, memory-mapped. Make it with `open`."""
+    """A recording, memory-mapped. Make it with `open` or `configured`."""
 
     path: Path
     frames: Frames
@@ -105,6 +106,28 @@ class FramesDataset:
             train_frames=train,
             held_out=range(count - held, count),
             fingerprint=fingerprint(frames),
+        )
+
+    @classmethod
+    def configured(
+        cls, path: Path, training: TrainingConfig, *, cache_dir: Path, frame_size: int
+    ) -> FramesDataset:
+        """Open a recording as a configuration says training sees it; errors as `open`.
+
+        Args:
+            path: The h5 file.
+            training: Windows, rate, and the parts that are used and held out.
+            cache_dir: Where a compressed file is unpacked, once.
+            frame_size: Height and width the frames must have.
+        """
+        return cls.open(
+            path,
+            context_length=training.context_length,
+            fps=training.fps,
+            preload_ratio=training.preload_ratio,
+            held_out_ratio=training.held_out_ratio,
+            cache_dir=cache_dir,
+            frame_size=frame_size,
         )
 
     @property

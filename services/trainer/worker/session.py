@@ -59,14 +59,8 @@ class Session:
         config = StageConfig.model_validate(run.plan.parameters)
         self.ranks, self.stage, self.seed = ranks, run.plan.stage, config.seed
         self.bundle = Bundle(Path(run.bundle), run.run_name)
-        self.dataset = FramesDataset.open(
-            dataset_path(config.dataset, DATA),
-            context_length=config.context_length,
-            fps=config.fps,
-            preload_ratio=config.preload_ratio,
-            held_out_ratio=config.held_out_ratio,
-            cache_dir=cache,
-            frame_size=config.frame_size,
+        self.dataset = FramesDataset.configured(
+            dataset_path(config.dataset, DATA), config, cache_dir=cache, frame_size=config.frame_size
         )
         self.order = WindowOrder(self.dataset.train_windows, seed_of(self.seed, self.stage))
         self.problems: list[str] = []
