@@ -225,6 +225,19 @@ class PerFrame(Value):
     values: list[float]
 
 
+class CheckoutSpec(Value):
+    """A TinyWorlds checkout that trains: its scripts, unmodified."""
+
+    directory: str
+    """Absolute path of the repository on the trainer's host; nothing is written there."""
+    python: str
+    """Absolute path of the interpreter that its scripts run with."""
+    torchrun: str | None = None
+    """Absolute path of its torchrun; none is `python -m torch.distributed.run`."""
+    inference: Literal["own", "checkout"] = "own"
+    """Who runs the inference test: worldloop's rollout, or the checkout's `scripts/run_inference.py`."""
+
+
 class RunSpec(Value):
     """What a run is to do: resolved before anything starts."""
 
@@ -251,6 +264,8 @@ class RunSpec(Value):
     """Decide and record, never intervene."""
     backend: Literal["own", "checkout"] = "own"
     """Who trains: the built-in trainer, or a TinyWorlds checkout's own scripts."""
+    checkout: CheckoutSpec | None = None
+    """Which checkout; there whenever `backend` is `checkout`."""
     resumed_from: str | None = None
     """Run id this one goes on from."""
 
