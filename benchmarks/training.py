@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -53,13 +54,18 @@ Result = dict[str, Any]
 
 
 class Process:
-    """A training process in one of the modes."""
+    """A training process in one of the modes.
 
-    def __init__(self, spec: Spec) -> None:
+    Args:
+        spec: What it does.
+        changes: To the environment that ours gets from the trainer.
+    """
+
+    def __init__(self, spec: Spec, changes: Mapping[str, str] | None = None) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(OURS_ALONE)}
         environment["OMP_NUM_THREADS"] = str(spec.threads)
         if spec.mode == "ours":
-            environment |= tuning(spec.device, 1, spec.threads)
+            environment |= {**tuning(spec.device, 1, spec.threads), **(changes or {})}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.training_worker", json.dumps(asdict(spec))],
             stdin=subprocess.PIPE,
