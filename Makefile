@@ -48,6 +48,7 @@ benchmarks: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/gatekeeper.py
 	$(BIN)/python benchmarks/visual.py
+	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/quality.py Riverraid
 
 clean:  ## remove .venv and caches; runs/ and data/ stay

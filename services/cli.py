@@ -1,7 +1,7 @@
 """The control CLI: publishes commands, follows events, holds no state of its own.
 
-Each command imports what it needs when it runs, so that all of them start fast; none needs torch but `train`
-with given checkpoints.
+Each command imports what it needs when it runs, so that all of them start fast. Torch is needed only
+where checkpoints are read: by `infer`, and by `train` with given ones.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ import typer
 
 from services.commands import places
 from services.commands.diagnose import DiagnoseCommand
+from services.commands.groups.arguments import Configs, Json, NatsUrl, OutputRoot, Run
+from services.commands.groups.checkpoints import checkpoints
+from services.commands.groups.data import data
+from services.commands.groups.history import history
+from services.commands.groups.monitor import monitor
+from services.commands.groups.train import train
 from services.commands.options import TrainOptions
-from shared.errors import WorldloopError
+from shared.errors import UsageError, WorldloopError
 from shared.events import Stage
 
 app = typer.Typer(
@@ -28,30 +34,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train a small world model as a closed loop of chunks, gates, evidence and decisions.",
 )
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Record and inspect frames files.")
 app.add_typer(data, name="data")
 policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show what a run would be decided by.")
 app.add_typer(policy, name="policy")
-
-Run = Annotated[
-    str | None, typer.Argument(metavar="RUN", help="Run id or bundle directory; default the newest run.")
-]
-NatsUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", help="Existing NATS server (WORLDLOOP_NATS_URL); default the embedded stack."
-    ),
-]
-OutputRoot = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where bundles are (WORLDLOOP_OUTPUT_ROOT); default ./runs."),
-]
-Configs = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Configuration files; default ./configs, else those of the package."),
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-TrueFalse = Literal["true", "false"]
+app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(monitor, name="monitor")
+app.add_typer(history, name="history")
 
 
 def main() -> None:
@@ -104,241 +92,7 @@ def down() -> None:
 # --- a run ------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def train(
-    assignments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Any key of configs/ or the policy, e.g. learning_rate=1e-3, dynamics.learning_rate=1e-3.",
-        ),
-    ] = None,
-    profile: Annotated[str, typer.Option(help="Named parameter set in configs/profiles.")] = "inference-safe",
-    configs: Configs = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="ZELDA, SONIC, POLE_POSITION, PICODOOM, PONG (data/<name>_frames.h5) or a file. (dataset)"
-        ),
-    ] = None,
-    train_stage: Annotated[
-        Literal["all", "none"] | None,
-        typer.Option(
-            help="none: inference and reports only, on given or the newest valid checkpoints. (default all)"
-        ),
-    ] = None,
-    only_stage: Annotated[
-        Stage | None,
-        typer.Option(help="Train one stage; dynamics needs --video-checkpoint and --latent-checkpoint."),
-    ] = None,
-    video_checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHECKPOINT",
-            help="Step directory, checkpoints/ folder or run; resumes a stage that is trained.",
-        ),
-    ] = None,
-    latent_checkpoint: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Likewise for latent actions.")
-    ] = None,
-    dynamics_checkpoint: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Likewise for dynamics.")
-    ] = None,
-    target_updates: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Absolute target of each trained stage. (<stage>.n_updates, default of the profile)"
-        ),
-    ] = None,
-    video_chunk: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Updates between gates. (gatekeeper.chunk.video_tokenizer, default of the profile)",
-        ),
-    ] = None,
-    latent_chunk: Annotated[
-        int | None,
-        typer.Option(min=1, help="(gatekeeper.chunk.latent_actions, default of the profile)"),
-    ] = None,
-    dynamics_chunk: Annotated[
-        int | None, typer.Option(min=1, help="(gatekeeper.chunk.dynamics, default of the profile)")
-    ] = None,
-    video_min_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Retune to no less. (gatekeeper.min_batch_size.video_tokenizer, default of the profile)",
-        ),
-    ] = None,
-    latent_min_batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="(gatekeeper.min_batch_size.latent_actions, default of the profile)"),
-    ] = None,
-    dynamics_min_batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="(gatekeeper.min_batch_size.dynamics, default of the profile)"),
-    ] = None,
-    init_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="First attempt's batch per process. (<stage>.batch_size_per_gpu, default of the profile)",
-        ),
-    ] = None,
-    init_grad_accum: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Likewise. (<stage>.gradient_accumulation_steps, default of the profile)",
-        ),
-    ] = None,
-    init_learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="First attempt's peak learning rate. (<stage>.learning_rate, default of the profile)"
-        ),
-    ] = None,
-    init_log_interval: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="First attempt's checkpoint interval. (<stage>.log_interval, default of the profile)",
-        ),
-    ] = None,
-    nproc_per_node: Annotated[
-        int | None,
-        typer.Option(min=1, help="Training processes, one per GPU. (training.nproc_per_node, default 2)"),
-    ] = None,
-    allow_single_gpu: Annotated[
-        bool,
-        typer.Option(
-            "--allow-single-gpu", help="Go on with fewer GPUs than processes asked for. (default false)"
-        ),
-    ] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="(training.device, default auto)")
-    ] = None,
-    cleanup_extra_processes: Annotated[
-        TrueFalse | None,
-        typer.Option(
-            help="End other launchers of this stack. (trainer.cleanup_extra_processes, default true)"
-        ),
-    ] = None,
-    enforce_dual_gpu_check: Annotated[
-        TrueFalse | None,
-        typer.Option(help="Both GPUs must be active. (gatekeeper.enforce_dual_gpu_check, default true)"),
-    ] = None,
-    monitor_interval_sec: Annotated[
-        float | None,
-        typer.Option(help="Between GPU readings. (monitor.monitor_interval_sec, default 5)"),
-    ] = None,
-    gpu_util_threshold: Annotated[
-        float | None,
-        typer.Option(help="Percent that counts as active. (monitor.gpu_util_threshold, default 1)"),
-    ] = None,
-    gpu_required_samples: Annotated[
-        int | None,
-        typer.Option(help="Active readings a GPU needs. (monitor.gpu_required_samples, default 2)"),
-    ] = None,
-    max_retries: Annotated[
-        int | None, typer.Option(help="Failed gates per stage. (gatekeeper.max_retries, default 5)")
-    ] = None,
-    max_inference_retries: Annotated[
-        int | None,
-        typer.Option(help="Failed inference gates. (gatekeeper.max_inference_retries, default 2)"),
-    ] = None,
-    retry_chunk: Annotated[
-        int | None,
-        typer.Option(help="Updates after a failed inference gate. (gatekeeper.retry_chunk, default 2000)"),
-    ] = None,
-    retry_init_learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Its largest peak, before decay. (gatekeeper.retry_init_learning_rate, default 0.0005)"
-        ),
-    ] = None,
-    retry_lr_decay: Annotated[
-        float | None,
-        typer.Option(help="Factor per such retry. (gatekeeper.retry_lr_decay, default 0.7)"),
-    ] = None,
-    max_mse: Annotated[
-        float | None, typer.Option(help="Limit of the inference gate. (inference.max_mse, default 0.03)")
-    ] = None,
-    teacher_forced: Annotated[
-        bool,
-        typer.Option(
-            "--teacher-forced", help="Give true frames as context. (inference.teacher_forced, default false)"
-        ),
-    ] = False,
-    sample_index: Annotated[
-        int | None, typer.Option(min=0, help="Test on this window alone. (inference.sample_index)")
-    ] = None,
-    output_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Where bundles go: else WORLDLOOP_OUTPUT_ROOT, training.output_root, ./runs."
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a stopped or failed run, its budgets anew.")
-    ] = None,
-    observe: Annotated[
-        bool, typer.Option("--observe", help="Decide and record, never intervene. (default false)")
-    ] = False,
-    nats_url: NatsUrl = None,
-    as_json: Json = False,
-) -> None:
-    """Train the three stages through their gates to the inference gate, and follow the run.
-
-    Starts the embedded stack if there is no server. Exit code 0: passed, stage_completed or detached;
-    1: failed or stopped; 2: something cannot be used, and nothing was started.
-    """
-    from services.commands import train as command
-
-    options = TrainOptions(
-        assignments=tuple(assignments or ()),
-        profile=profile,
-        configs=configs,
-        dataset=dataset,
-        train_stage=train_stage,
-        only_stage=only_stage,
-        video_checkpoint=video_checkpoint,
-        latent_checkpoint=latent_checkpoint,
-        dynamics_checkpoint=dynamics_checkpoint,
-        target_updates=target_updates,
-        video_chunk=video_chunk,
-        latent_chunk=latent_chunk,
-        dynamics_chunk=dynamics_chunk,
-        video_min_batch_size=video_min_batch_size,
-        latent_min_batch_size=latent_min_batch_size,
-        dynamics_min_batch_size=dynamics_min_batch_size,
-        init_batch_size=init_batch_size,
-        init_grad_accum=init_grad_accum,
-        init_learning_rate=init_learning_rate,
-        init_log_interval=init_log_interval,
-        nproc_per_node=nproc_per_node,
-        allow_single_gpu=allow_single_gpu,
-        device=device,
-        cleanup_extra_processes=None
-        if cleanup_extra_processes is None
-        else cleanup_extra_processes == "true",
-        enforce_dual_gpu_check=None if enforce_dual_gpu_check is None else enforce_dual_gpu_check == "true",
-        monitor_interval_sec=monitor_interval_sec,
-        gpu_util_threshold=gpu_util_threshold,
-        gpu_required_samples=gpu_required_samples,
-        max_retries=max_retries,
-        max_inference_retries=max_inference_retries,
-        retry_chunk=retry_chunk,
-        retry_init_learning_rate=retry_init_learning_rate,
-        retry_lr_decay=retry_lr_decay,
-        max_mse=max_mse,
-        teacher_forced=teacher_forced or None,
-        sample_index=sample_index,
-        output_root=output_root,
-        observe=observe,
-    )
-    raise typer.Exit(command.train(options, resume=resume, nats_url=nats_url, as_json=as_json))
+app.command()(train)
 
 
 @app.command()
@@ -352,8 +106,44 @@ def status(
 
 
 @app.command()
-def watch(run: Run = None, nats_url: NatsUrl = None, output_root: OutputRoot = None) -> None:
-    """Follow a run until it ends; Ctrl-C leaves, the run goes on."""
+def watch(
+    run: Run = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Look at the files of any run instead, e.g. results/<run> of TinyWorlds; needs no server.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Look at the run's files that often, e.g. 4h, and keep what is seen in Logs/monitor_*.",
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look at the files once.")] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Judge files by this profile's policy. (default the run's own, or policy.yaml)"),
+    ] = None,
+    nats_url: NatsUrl = None,
+    output_root: OutputRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A look at the files as JSON.")] = False,
+) -> None:
+    """Follow a run until it ends; Ctrl-C leaves, the run goes on.
+
+    With --path, --every, --once or --json the run's files are looked at, whoever trains it: progress, loss,
+    rate, newest checkpoint and picture, and whether one of them has been silent too long. Exit code then: 0,
+    nothing is wrong; 1, something is.
+    """
+    if path is not None or every is not None or once or profile is not None or as_json:
+        try:
+            from services.commands import watch_path
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{error.name} is missing: pip install 'worldloop[monitor]'") from None
+        found = path if path is not None else places.bundle_found(run, _root(output_root))
+        raise typer.Exit(watch_path.watch(found, every=every, once=once, as_json=as_json, profile=profile))
     from services.commands import runs
 
     _finish(runs.watch(run, nats_url=nats_url, root=_root(output_root)))
@@ -474,6 +264,10 @@ def policy_show(
     dynamics_checkpoint: Annotated[
         str | None, typer.Option(metavar="CHECKPOINT", help="As `train` takes it.")
     ] = None,
+    checkout: Annotated[
+        Path | None,
+        typer.Option("--checkout", "--repo-root", metavar="DIR", help="As `train` takes it."),
+    ] = None,
     output_root: OutputRoot = None,
     as_json: Json = False,
 ) -> None:
@@ -487,6 +281,7 @@ def policy_show(
         video_checkpoint=video_checkpoint,
         latent_checkpoint=latent_checkpoint,
         dynamics_checkpoint=dynamics_checkpoint,
+        checkout=checkout,
         output_root=output_root,
     )
     raise typer.Exit(command.policy_show(options, sections=section or [], as_json=as_json))
@@ -539,6 +334,136 @@ def gate(
     raise typer.Exit(command.gate(history, stage=stage, profile=profile, as_json=as_json))
 
 
+# --- the models -------------------------------------------------------------------------------------------
+
+
+@app.command()
+def infer(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [KEY=VALUE]...",
+            help="Run id, bundle or TinyWorlds run directory, default the newest valid run; then keys of "
+            "inference.yaml, e.g. clips=16, or how the recording is read, e.g. fps=60.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A dataset's name or a file. (default the recording the models were trained on)"),
+    ] = None,
+    video_checkpoint: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Instead of the run's own.")
+    ] = None,
+    latent_checkpoint: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Likewise.")] = None,
+    dynamics_checkpoint: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Likewise.")] = None,
+    tokenizer_b: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="No test: compare how the run's tokenizer (A) and this one show the same frames.",
+        ),
+    ] = None,
+    actions: Annotated[
+        Literal["inferred", "random", "given"] | None,
+        typer.Option(help="given: with action_codes=[0,1,...]. (inference.actions, default inferred)"),
+    ] = None,
+    teacher_forced: Annotated[
+        bool, typer.Option("--teacher-forced", help="Give true frames as context. (inference.teacher_forced)")
+    ] = False,
+    sample_index: Annotated[
+        int | None,
+        typer.Option(min=0, help="The number of this window alone gates. (inference.sample_index)"),
+    ] = None,
+    max_mse: Annotated[
+        float | None, typer.Option(help="Limit of the test. (inference.max_mse, default 0.03)")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where pictures go. (default inference_results, in the bundle or, for other runs, here)",
+        ),
+    ] = None,
+    output_root: OutputRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Run the standard inference test on a run's models, without a server.
+
+    Exit code 0: passed, or tokenizers compared; 1: not passed; 2: something cannot be used.
+    """
+    from services.commands import infer as command
+
+    given: dict[Stage, str | None] = {
+        "video_tokenizer": video_checkpoint,
+        "latent_actions": latent_checkpoint,
+        "dynamics": dynamics_checkpoint,
+    }
+    options = command.InferOptions(
+        words=tuple(words or ()),
+        checkpoints={stage: text for stage, text in given.items() if text is not None},
+        dataset=dataset,
+        tokenizer_b=tokenizer_b,
+        actions=actions,
+        teacher_forced=teacher_forced,
+        sample_index=sample_index,
+        max_mse=max_mse,
+        out=out,
+        root=_root(output_root),
+    )
+    raise typer.Exit(command.infer(options, as_json=as_json))
+
+
+@app.command()
+def play(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[zelda|sonic|pole|pong|picodoom|RUN|DIR]",
+            help="A game: the newest run whose name contains it; or a run id, bundle, TinyWorlds or merged "
+            "run directory. Default the newest whole run.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help='Print the "trained but not playable" checklist, serve nothing.')
+    ] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Seed frames: a dataset's name or a file. (default what the run was trained on)"),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    fps: Annotated[
+        float, typer.Option(min=1, max=60, help="Frames per second; decoding steps adapt to hold it.")
+    ] = 10,
+    players: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 8,
+    idle_sec: Annotated[
+        float, typer.Option(min=1, help="A session without any input for so long is ended.")
+    ] = 300,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    output_root: OutputRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Play a trained world in the browser.
+
+    Exit code 0: ended, or --check answered every item; 1: decoding failed, or an item has no answer; 2: it
+    cannot be played.
+    """
+    from services.commands import play as command
+
+    options = command.PlayOptions(
+        what=what,
+        dataset=dataset,
+        root=_root(output_root),
+        host=host,
+        port=port,
+        fps=fps,
+        players=players,
+        idle_sec=idle_sec,
+        device=device,
+    )
+    raise typer.Exit(command.play(options, only_check=check, as_json=as_json))
+
+
 # --- the machine and its data -----------------------------------------------------------------------------
 
 
@@ -548,44 +473,6 @@ def doctor(output_root: OutputRoot = None, as_json: Json = False) -> None:
     from services.commands import doctor as command
 
     raise typer.Exit(command.doctor(root=_root(output_root), data=Path("data"), as_json=as_json))
-
-
-@data.command("record")
-def data_record(
-    env: Annotated[str, typer.Option(help="Gymnasium's name, e.g. ALE/Pong-v5.")],
-    frames: Annotated[int, typer.Option(min=1, help="Frames to keep.")] = 4000,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default data/<game>_frames.h5.")] = None,
-    size: Annotated[int, typer.Option(min=8, help="Height and width of a kept frame.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the environment and of the actions.")] = 0,
-    frame_skip: Annotated[int, typer.Option(min=1, help="Frames of the game per step.")] = 4,
-    keep_every: Annotated[int, typer.Option(min=1, help="Steps per kept frame.")] = 2,
-    new_action: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability of a new random action before a step.")
-    ] = 0.25,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-) -> None:
-    """Play an environment at random and record frames and true actions."""
-    from services.commands import data as command
-
-    command.record_game(
-        env,
-        out,
-        frames=frames,
-        size=size,
-        seed=seed,
-        frame_skip=frame_skip,
-        keep_every=keep_every,
-        new_action=new_action,
-        overwrite=overwrite,
-    )
-
-
-@data.command("inspect")
-def data_inspect(file: Annotated[Path, typer.Argument(metavar="FILE")], as_json: Json = False) -> None:
-    """Shape, duplicates, and the baselines that tell whether an MSE limit means anything on a recording."""
-    from services.commands import data as command
-
-    command.inspect_file(file, as_json=as_json)
 
 
 def _root(flag: Path | None) -> Path:

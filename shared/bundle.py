@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import BundleError
 from shared.events import Stage
 
+TEMPORARY, REPLACED = ".tmp", ".replaced"
+"""Ends of the hidden names under which a checkpoint is written, and the one it replaces waits."""
 DIRECTORY_OFFSET = 1
 """TinyWorlds numbers updates from 0: `<stage>_step_59` holds 60 updates done."""
 
@@ -113,6 +116,22 @@ def checkpoint_directories(folder: Path) -> Iterator[tuple[int, Path]]:
     if folder.is_dir():
         found = ((step_of(child), child) for child in folder.iterdir() if child.is_dir())
         yield from sorted((step, child) for step, child in found if step is not None)
+
+
+def recover(folder: Path) -> None:
+    """Clear what a killed writer left in a `checkpoints/` folder; a checkpoint it was replacing comes back.
+
+    Only for the one process that writes there.
+    """
+    for leftover in folder.glob(f".*{REPLACED}"):
+        target = folder / leftover.name[1 : -len(REPLACED)]
+        if target.exists():
+            shutil.rmtree(leftover)
+        else:
+            leftover.rename(target)
+    for leftover in folder.glob(f".*{TEMPORARY}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

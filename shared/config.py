@@ -171,6 +171,10 @@ class InferenceConfig(Config):
     """`configs/inference.yaml`."""
 
     use_actions: bool = True
+    actions: Literal["inferred", "random", "given"] = "inferred"
+    """Where the actions come from: the clips' own frames, a dice, or `action_codes`."""
+    action_codes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """With `given`, the code that leads to each generated frame; a shorter list begins again."""
     context_window: Positive = 2
     """Frames given to the model before it generates."""
     prediction_horizon: Positive = 1
@@ -184,9 +188,18 @@ class InferenceConfig(Config):
     clips: Positive = 8
     teacher_forced: bool = False
     sample_index: int | None = None
-    """Take this window alone, as the reference does."""
+    """The number of this window alone gates, as the reference's does (`mse_standard`)."""
     seed: int = 0
     device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _codes(self) -> InferenceConfig:
+        if (self.actions == "given") != bool(self.action_codes):
+            raise ValueError(
+                "actions: given and action_codes belong together; give both or neither, "
+                "e.g. actions=given action_codes=[0,1]"
+            )
+        return self
 
 
 class RunConfig(Config):

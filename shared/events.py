@@ -499,6 +499,8 @@ class ChunkStarted(ChunkEvent):
     plan: ChunkPlan
     launch: int = 1
     """Rises with each relaunch of the same attempt."""
+    recount: bool = False
+    """The launch before was ended because a checkout's script counts otherwise than thought; none failed."""
     launcher_pid: int
     host: str
     warm: bool = False
@@ -597,8 +599,9 @@ class AlertRaised(Event):
 
     name: ClassVar[str] = "alert_raised"
     channel: str
-    """progress, history, checkpoint, visualization, gpu, ..."""
+    """progress, history, checkpoint, visualization, gpu, ...; or checkpoints_empty, checkpoints_stale."""
     silence_sec: float
+    """0, as the limit, where it is not silence that is reported."""
     limit_sec: float
     stage: Stage | None = None
     attempt: int | None = None
@@ -764,7 +767,14 @@ class InferenceDone(Event):
     """The three that were used."""
     picture: BundlePath | None = None
     video: BundlePath | None = None
+    preview: BundlePath | None = None
+    """The same, animated, for where no video plays."""
     video_problem: str | None = None
+    """Why the video or the preview was not written; never fails the test."""
+    actions: Literal["inferred", "random", "given", "none"] = "inferred"
+    """What told the model where to go."""
+    gated_by: Literal["mse", "mse_standard"] = "mse"
+    """Which number the limit holds for: `mse_standard` when one clip was asked for, as the reference does."""
     frames_expected: int = 0
     frames_inferred: int = 0
     clips: int = 0
@@ -779,26 +789,50 @@ class InferenceDone(Event):
     persistence_mse: float | None = None
     persistence_per_frame: list[float] = []
     mean_frame_mse: float | None = None
+    mean_frame_per_frame: list[float] = []
     skill: float | None = None
     """1 - mse / persistence_mse."""
+    skill_low: float | None = None
+    skill_high: float | None = None
     skill_per_frame: list[float] = []
     mean_frame_skill: float | None = None
     """Skill of the mean frame of the training part."""
     psnr: float | None = None
+    psnr_low: float | None = None
+    psnr_high: float | None = None
     psnr_per_frame: list[float] = []
     ssim: float | None = None
+    ssim_low: float | None = None
+    ssim_high: float | None = None
+    ssim_per_frame: list[float] = []
     tokenizer_mse: float | None = None
     tokenizer_psnr: float | None = None
     """Reconstruction of the same frames: the ceiling."""
+    tokenizer_per_frame: list[float] = []
+    """Its MSE."""
     delta_psnr: float | None = None
     """PSNR with inferred minus PSNR with random actions among codes in use, dB."""
+    delta_psnr_low: float | None = None
+    delta_psnr_high: float | None = None
+    delta_psnr_per_frame: list[float] = []
+    """Up to the frame that `delta_psnr` is taken at, the last of them."""
     motion_ratio: float | None = None
+    motion_ratio_per_frame: list[float] = []
+    """From the second generated frame on; empty where one of the targets does not move."""
     seen_share: float | None = None
     """Share of target frames that occur exactly in the training part."""
+    seen_per_frame: list[float] = []
+    intervals_per_frame: dict[str, list[tuple[float, float]]] = {}
+    """Number -> its 95 % interval over clips at each frame; empty for a single clip."""
     actions_in_use: int | None = None
     """Codes that occur over the held-out part."""
     actions_total: int | None = None
     seconds: float = 0.0
+
+    @property
+    def gating(self) -> float | None:
+        """The number that the gate's limit holds for."""
+        return self.mse if self.gated_by == "mse" else self.mse_standard
 
     def id_parts(self) -> tuple[object, ...]:
         """Try and sending."""
@@ -912,6 +946,8 @@ class GpuSample(Telemetry):
     memory_bytes: int
     memory_total_bytes: int
     pids: list[int]
+    problem: str | None = None
+    """What the driver could not say, and why."""
 
 
 class Heartbeat(Telemetry):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,10 +19,10 @@ class Settings(BaseSettings):
     """Existing server; none means the embedded stack."""
     output_root: Path | None = None
     """Where this process finds bundles; none takes the bundle's own path from the run."""
-    state_dir: Path = Field(
+    state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=lambda: platformdirs.user_state_path("worldloop", appauthor=False)
     )
-    """Embedded stack: server store, pids, service logs."""
+    """Embedded stack: server store, pids, service logs. Absolute: it is the mark of what the stack starts."""
     cache_dir: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("worldloop", appauthor=False)
     )

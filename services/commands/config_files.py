@@ -20,11 +20,19 @@ class Tree(RunConfig):
     policy: Policy = Policy()
 
 
-def find_configs(given: Path | None) -> Path:
-    """The directory to read: `--configs`, else `./configs`, else the checkout's, else the packaged one.
+POLICY = "policy.yaml"
+"""The file that tells our `configs/` from that of a TinyWorlds repository, which has the others too."""
+
+
+def find_configs(given: Path | None, *, beside_theirs: bool = False) -> Path:
+    """The directory to read: `--configs`, else `./configs`, else that of this source tree, else the packaged.
+
+    Args:
+        given: `--configs`.
+        beside_theirs: Pass over a `./configs` that is a TinyWorlds repository's own.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or it is a TinyWorlds repository's.
     """
     if given is not None:
         if not given.is_dir():
@@ -33,8 +41,15 @@ def find_configs(given: Path | None) -> Path:
     package = Path(shared.__file__).parent
     candidates = (Path("configs"), package.parent / "configs", package / "configs")
     for candidate in candidates:
-        if (candidate / "training.yaml").is_file():
+        if not (candidate / "training.yaml").is_file():
+            continue
+        if (candidate / POLICY).is_file():
             return candidate
+        if not beside_theirs:
+            raise UsageError(
+                f"{display(candidate)} has no {POLICY}: it looks like a TinyWorlds repository's own. To "
+                "train with that repository give --checkout .; else name worldloop's files with --configs"
+            )
     raise UsageError(
         f"no configs/ directory in {', '.join(str(path) for path in candidates)}; name one with --configs"
     )

@@ -14,6 +14,7 @@ from shared.events import Stage
 
 if TYPE_CHECKING:
     from services.diagnosis.collect import Thresholds
+    from services.policy import Policy
 
 USAGE, BAD_INPUT = 2, 3
 """Exit codes: everywhere else, and here, where 0, 1 and 2 are the verdict's."""
@@ -75,15 +76,26 @@ def thresholds(profile: str | None) -> Thresholds:
         ConfigurationError: A file that cannot be used.
         UsageError: There is no such profile, or no configuration.
     """
-    from services.commands.config_files import display, file_settings, find_configs, profile_settings
-    from services.commands.resolve import combine
     from services.diagnosis.collect import Thresholds
 
-    configs = find_configs(None)
+    policy, origin = configured(profile)
+    return Thresholds(policy.gatekeeper, origin, own=profile is not None)
+
+
+def configured(profile: str | None) -> tuple[Policy, str]:
+    """The whole policy of a profile, or of the configuration files, and where it came from.
+
+    Raises:
+        ConfigurationError: A file that cannot be used.
+        UsageError: There is no such profile, or no configuration.
+    """
+    from services.commands.config_files import display, file_settings, find_configs, profile_settings
+    from services.commands.resolve import combine
+
+    configs = find_configs(None, beside_theirs=True)
     named = profile_settings(configs, profile) if profile is not None else []
-    policy = combine(profile or "", [*file_settings(configs), *named]).policy.gatekeeper
-    origin = f"profile {profile}" if profile is not None else display(configs / "policy.yaml")
-    return Thresholds(policy, origin, own=profile is not None)
+    policy = combine(profile or "", [*file_settings(configs), *named]).policy
+    return policy, f"profile {profile}" if profile is not None else display(configs / "policy.yaml")
 
 
 def gate(path: Path, *, stage: Stage | None, profile: str | None, as_json: bool) -> int:

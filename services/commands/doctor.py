@@ -92,8 +92,10 @@ def abilities(findings: list[Finding]) -> list[Ability]:
     return [
         ability("worldloop up", "nats-server"),
         ability("worldloop train", "nats-server", "torch", "h5py", "pillow"),
+        ability("worldloop data download, models", "huggingface-hub", "h5py"),
+        ability("worldloop data ingest", "av", "h5py", "pillow"),
         ability("worldloop data record", "gymnasium", "h5py", "pillow"),
-        ability("worldloop data inspect", "h5py"),
+        ability("worldloop data inspect", "h5py", "pillow"),
         ability("worldloop status, events RUN"),
     ]
 
@@ -153,6 +155,8 @@ def _packages() -> list[Finding]:
         "pillow": ("PIL", "trainer"),
         "gymnasium": ("gymnasium", "data"),
         "ale-py": ("ale_py", "data"),
+        "av": ("av", "data"),
+        "huggingface-hub": ("huggingface_hub", "data"),
         "matplotlib": ("matplotlib", "reporter"),
         "wandb": ("wandb", "trainer"),
     }

@@ -5,36 +5,28 @@ Reading them needs torch, so this module is imported only when there are any.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.commands.places import bundles, find_run
+from services.commands.found import checkpoints_of, newest_of, run_directories
 from services.commands.schema import Setting
-from shared.bundle import Bundle, step_of, sync_directory
+from shared.bundle import Bundle, sync_directory
 from shared.config import BACKBONE, RunConfig, TrainingConfig
 from shared.datasets.frames import FramesDataset
-from shared.errors import BundleError, CheckpointError, UsageError
+from shared.errors import CheckpointError, UsageError
 from shared.events import STAGES, Stage
 from shared.worldmodel import build
-from shared.worldmodel.checkpoints import (
-    Checkpoint,
-    architecture_of,
-    check_same_architecture,
-    load_checkpoint,
-    newest_valid,
-)
+from shared.worldmodel.checkpoints import Checkpoint, architecture_of, check_same_architecture
+from shared.worldmodel.merge import copy_checkpoint
 from shared.worldmodel.seen import other_recording, seen_by
-from shared.worldmodel.single_file import is_single_file, read_single_file, write_directory
+from shared.worldmodel.single_file import UNSAID
 
 FLAGS: dict[Stage, str] = {
     "video_tokenizer": "--video-checkpoint",
     "latent_actions": "--latent-checkpoint",
     "dynamics": "--dynamics-checkpoint",
 }
-UNSAID = ("frame_size", "context_length")
-"""What weights cannot tell and TinyWorlds' old single files may not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +67,15 @@ def read_given(argument: str, stage: Stage, root: Path, *, training: TrainingCon
     Raises:
         CheckpointError: There is none, it is invalid, or of another stage.
     """
-    path = _path(argument, stage, root)
-    if is_single_file(path):
-        checkpoint = read_single_file(path, {key: getattr(training, key) for key in UNSAID})
-    else:
-        checkpoint = load_checkpoint(path)
+    unsaid = {key: getattr(training, key) for key in UNSAID}
+    try:
+        found = checkpoints_of(argument, root, stages=[stage], unsaid=unsaid)
+    except UsageError as error:
+        raise UsageError(f"{FLAGS[stage]} {error}") from None
+    if not found.checkpoints:
+        why = found.reasons([stage])
+        raise CheckpointError(f"{FLAGS[stage]} {argument}: no valid {stage} checkpoint there{why}")
+    (checkpoint,) = found.checkpoints.values()
     if checkpoint.stage != stage:
         raise CheckpointError(
             f"{FLAGS[stage]} {argument}: this is a checkpoint of {checkpoint.stage}; "
@@ -88,28 +84,40 @@ def read_given(argument: str, stage: Stage, root: Path, *, training: TrainingCon
     return _given(checkpoint)
 
 
-def newest_given(stages: Sequence[Stage], root: Path) -> dict[Stage, Given]:
+def newest_given(stages: Sequence[Stage], *homes: Path, trained: Sequence[Stage] = ()) -> dict[Stage, Given]:
     """The newest valid checkpoints of some stages.
 
     Those of the newest run that has them all, because they were trained together; without such a run, each
-    stage's from the newest run that has one.
+    stage's from the newest run that has one. A stage that is trained may do without; dynamics does when
+    a stage that it builds on does, because it learned the codes of another.
+
+    Args:
+        stages: Of which stages.
+        homes: Where runs are: the output root, and the checkout that trains.
+        trained: Those that the run trains.
 
     Raises:
-        CheckpointError: No run under the output root has one of a stage.
+        CheckpointError: No run there has one of a stage that is not trained.
     """
-    newest: dict[Stage, Path] = {}
-    for run in reversed(bundles(root)):
-        assert run.bundle is not None
-        found = {stage: path for stage in stages if (path := _newest_of_run(run.bundle, stage)) is not None}
-        if len(found) == len(stages):
-            newest = found
+    newest: dict[Stage, Checkpoint] = {}
+    passed_over: list[str] = []
+    for run in run_directories(homes):
+        found = newest_of(run, stages)
+        if len(found.checkpoints) == len(stages):
+            newest = found.checkpoints
             break
-        newest = found | newest
-    if missing := [stage for stage in stages if stage not in newest]:
+        newest = found.checkpoints | newest
+        passed_over += [reason for reasons in found.passed_over.values() for reason in reasons]
+    lacking = [stage for stage in stages if stage not in newest]
+    if missing := [stage for stage in lacking if stage not in trained]:
+        why = f": {'; '.join(passed_over)}" if passed_over else ""
+        under = " or ".join(str(home) for home in homes)
         raise CheckpointError(
-            f"no valid {missing[0]} checkpoint under {root}; give one with {FLAGS[missing[0]]}"
+            f"no valid {missing[0]} checkpoint under {under}; give one with {FLAGS[missing[0]]}{why}"
         )
-    return {stage: _given(load_checkpoint(path)) for stage, path in newest.items()}
+    if lacking:
+        newest.pop("dynamics", None)
+    return {stage: _given(checkpoint) for stage, checkpoint in newest.items()}
 
 
 def settings_of(given: dict[Stage, Given], trained: list[Stage]) -> list[Setting]:
@@ -161,45 +169,20 @@ def foreign(given: dict[Stage, Given], dataset: FramesDataset) -> list[str]:
 
 
 def copy_into(bundle: Bundle, given: dict[Stage, Given]) -> dict[Stage, str]:
-    """Copy checkpoints into a bundle, each complete or not at all; their paths as messages carry them."""
+    """Copy checkpoints into a bundle, each complete or not at all; their paths as messages carry them.
+
+    Raises:
+        CheckpointError: A copy is not what was copied.
+    """
     copies: dict[Stage, str] = {}
     for stage, one in given.items():
         target = bundle.checkpoint(stage, one.step)
         temporary = target.with_name(f".{target.name}.tmp")
-        if one.directory.is_dir():
-            shutil.copytree(one.directory, temporary)
-        else:
-            write_directory(one.checkpoint, temporary)
+        copy_checkpoint(one.checkpoint, temporary)
         temporary.rename(target)
         sync_directory(target.parent)
         copies[stage] = bundle.relative(target)
     return copies
-
-
-def _path(argument: str, stage: Stage, root: Path) -> Path:
-    path = Path(argument).expanduser()
-    if is_single_file(path) or (path.is_dir() and step_of(path) is not None):
-        return path.absolute()
-    if path.is_dir() and path.name == "checkpoints":
-        found = newest_valid(path.absolute())
-    else:
-        try:
-            run = find_run(argument, root)
-        except BundleError:
-            raise UsageError(
-                f"{FLAGS[stage]} {argument}: no step directory, no checkpoints/ folder, no .pth file and "
-                "no run"
-            ) from None
-        found = _newest_of_run(run.bundle, stage) if run.bundle else None
-    if found is None:
-        raise CheckpointError(f"{FLAGS[stage]} {argument}: no valid {stage} checkpoint there")
-    return found
-
-
-def _newest_of_run(bundle: Path, stage: Stage) -> Path | None:
-    folders = sorted(bundle.glob(f"results/*/{stage}/checkpoints"))
-    found = [directory for folder in folders if (directory := newest_valid(folder)) is not None]
-    return max(found, key=lambda directory: step_of(directory) or 0, default=None)
 
 
 def _given(checkpoint: Checkpoint) -> Given:

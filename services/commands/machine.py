@@ -83,7 +83,7 @@ def place(
         training: What was asked for (`device` may be auto).
         gpus: GPUs that can be used.
         allow_single_gpu: Go on with fewer GPUs than processes asked for.
-        check_count: False when nothing will be trained.
+        check_count: False when nothing will be trained: one GPU is enough then.
 
     Returns:
         "cpu" or "cuda", and processes per node.
@@ -93,13 +93,13 @@ def place(
     """
     device = training.device if training.device != "auto" else ("cuda" if gpus else "cpu")
     wanted = training.nproc_per_node
-    if device == "cpu" or not check_count:
+    if device == "cpu":
         return device, wanted
     if not gpus:
         raise UsageError(
             "--device cuda: no usable GPU found (see `worldloop doctor`); use --device cpu or auto"
         )
-    if wanted > gpus:
+    if check_count and wanted > gpus:
         if not allow_single_gpu:
             raise UsageError(
                 f"--nproc-per-node {wanted}: only {gpus} GPU{'s' if gpus > 1 else ''} found; "

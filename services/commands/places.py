@@ -86,6 +86,19 @@ def find_run(argument: str, root: Path) -> RunRef:
     return RunRef(_run_id_inside(path), path)
 
 
+def bundle_found(argument: str | None, root: Path) -> Path:
+    """The bundle of the run that an argument names, else of the newest one.
+
+    Raises:
+        BundleError: There is none.
+    """
+    known = bundles(root)
+    run = find_run(argument, root) if argument is not None else known[-1] if known else None
+    if run is None or run.bundle is None:
+        raise BundleError(f"{argument or 'no run'}: there is no bundle of it under {root}; give its path")
+    return run.bundle
+
+
 def _run_id_inside(bundle: Path) -> str:
     from shared.bus.journal import read_journal
 

@@ -30,7 +30,7 @@ def policy_show(options: TrainOptions, *, sections: list[str], as_json: bool) ->
     Raises:
         WorldloopError: Something cannot be used; names the file or flag, the key, and the cure.
     """
-    resolution, _ = settle(options)
+    resolution = settle(options).resolution
     rows = {
         ".".join(path): {"value": value_at(resolution, path), "origin": layer(source), "source": source}
         for path in _chosen(sections)

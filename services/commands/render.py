@@ -227,6 +227,7 @@ def _inference(done: InferenceDone) -> str:
     if not done.ok:
         return f"inference test failed: {done.problem}"
     numbers = {
+        done.gated_by: done.gating,
         "mse": done.mse, "skill": done.skill, "mean frame's skill": done.mean_frame_skill, "psnr": done.psnr,
         "tokenizer mse": done.tokenizer_mse, "motion ratio": done.motion_ratio, "delta-psnr": done.delta_psnr,
     }  # fmt: skip
@@ -282,7 +283,7 @@ def _sentence(message: Message) -> str | None:
         case CommandTimedOut(command=command, service=service):
             return f"nothing came of {command}; is the {service} alive?"
         case AlertRaised(channel=channel, silence_sec=silence, detail=detail):
-            return f"alert: {channel} silent for {silence:.0f} s {detail}".rstrip()
+            return f"alert: {detail or f'{channel}: silent for {silence:.0f} s'}"
         case _:
             return None
 

@@ -116,7 +116,7 @@ def _given(
     policy: Path | None, profile: str | None, configs: Path | None, texts: list[str]
 ) -> Iterator[Setting]:
     if profile is not None:
-        directory = find_configs(configs)
+        directory = find_configs(configs, beside_theirs=True)
         for setting in (*file_settings(directory), *profile_settings(directory, profile)):
             if _is_policy(setting.path):
                 yield setting

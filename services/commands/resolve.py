@@ -1,7 +1,8 @@
 """How files, profile, checkpoints and flags become one configuration, and where each value came from.
 
-Rising priority: the schema's defaults, stage files, training.yaml, the profile, what given checkpoints bring,
-explicit flags. Ladder and operator patches come later, while the run goes.
+Rising priority: the schema's defaults, stage files, training.yaml, a TinyWorlds checkout's own files, the
+profile, what given checkpoints bring, explicit flags. Ladder and operator patches come later, while the run
+goes.
 """
 
 from __future__ import annotations
@@ -63,13 +64,19 @@ class Resolution:
 
 
 def resolve(
-    configs: Path, profile: str, *, checkpoints: Iterable[Setting] = (), flags: Iterable[Setting] = ()
+    configs: Path,
+    profile: str,
+    *,
+    checkout: Iterable[Setting] = (),
+    checkpoints: Iterable[Setting] = (),
+    flags: Iterable[Setting] = (),
 ) -> Resolution:
     """Put everything together, in the order of priority.
 
     Args:
         configs: Directory of the files.
         profile: Name of a profile in it.
+        checkout: What the files of a TinyWorlds checkout say of its model and data; they beat ours.
         checkpoints: What given checkpoints bring (architecture, learning rate).
         flags: What the command line says.
 
@@ -77,9 +84,8 @@ def resolve(
         ConfigurationError: A file, key or value that cannot be used; names it and the cure.
         UsageError: There is no such profile.
     """
-    return combine(
-        profile, (*file_settings(configs), *profile_settings(configs, profile), *checkpoints, *flags)
-    )
+    ours, named = file_settings(configs), profile_settings(configs, profile)
+    return combine(profile, (*ours, *checkout, *named, *checkpoints, *flags))
 
 
 def combine(profile: str, settings: Iterable[Setting]) -> Resolution:

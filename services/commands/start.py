@@ -8,16 +8,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.commands import checkout as theirs
 from services.commands import places
 from services.commands.config_files import find_configs
 from services.commands.machine import place, usable_gpus
 from services.commands.options import TrainOptions
 from services.commands.resolve import Resolution, assignments, resolve
+from services.commands.schema import Setting
+from services.policy import Policy
 from shared.bundle import Bundle
 from shared.config import TrainingConfig
 from shared.datasets.names import GAMES, dataset_path, game_of
 from shared.errors import BundleError, ConfigurationError
-from shared.events import STAGES, RunSpec, Stage
+from shared.events import CheckoutSpec, RunSpec, Stage
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ class Prepared:
     """Output root."""
     game: str
     observe: bool
+    checkout: CheckoutSpec | None
+    """The TinyWorlds repository that trains; none is the built-in trainer."""
     notices: list[str]
     """What a person should know and that stops nothing."""
 
@@ -54,27 +59,57 @@ def prepare(options: TrainOptions, *, gpus: int | None = None) -> Prepared:
     Raises:
         WorldloopError: Something cannot be used; names the file or flag, the key, and the cure.
     """
-    resolution, given = settle(options)
+    settled = settle(options)
+    resolution, checkout = settled.resolution, settled.checkout
     root = places.output_root(options.output_root, resolution.run.training.output_root)
-    resolution, game = _on_this_machine(resolution, options, usable_gpus() if gpus is None else gpus)
-    notices = _notices(given, resolution.run.training)
+    if checkout is None:
+        found, notices = usable_gpus(), list[str]()
+    else:
+        found = theirs.gpus_of(checkout, named=resolution.policy.trainer.torchrun)
+        notices = theirs.notices(checkout, resolution, options.stages)
+    resolution, game = _on_this_machine(resolution, options, found if gpus is None else gpus, checkout)
     return Prepared(
-        resolution, options.stages, options.inference, given, root, game, options.observe, notices
+        resolution=resolution,
+        stages=options.stages,
+        inference=options.inference,
+        given=settled.given,
+        root=root,
+        game=game,
+        observe=options.observe,
+        checkout=checkout,
+        notices=[*settled.notices, *notices, *_foreign(settled.given, resolution.run.training)],
     )
 
 
-def settle(options: TrainOptions) -> tuple[Resolution, dict[Stage, Given]]:
-    """What flags, given checkpoints, profile and files make together, before the machine is looked at.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was asked for, before the machine is looked at."""
+
+    resolution: Resolution
+    given: dict[Stage, Given]
+    checkout: CheckoutSpec | None
+    notices: list[str]
+
+
+def settle(options: TrainOptions) -> Settled:
+    """What flags, given checkpoints, profile, checkout and files make together.
 
     Raises:
         WorldloopError: Something cannot be used; names the file or flag, the key, and the cure.
     """
-    stages, wanted = options.stages, options.checkpoints
-    configs = find_configs(options.configs)
+    wanted = options.checkpoints
+    configs = find_configs(options.configs, beside_theirs=options.checkout is not None)
     flags = [*options.settings(), *assignments(options.assignments)]
     resolution = resolve(configs, options.profile, flags=flags)
-    if stages and not wanted:
-        return resolution, {}
+    checkout = theirs.locate_asked(resolution)
+    own: list[Setting] = []
+    if checkout is not None:
+        theirs.check_keys(checkout, flags, options.stages)
+        own = theirs.file_settings(Path(checkout.directory))
+        resolution = resolve(configs, options.profile, checkout=own, flags=flags)
+    searched = not options.stages or options.checkpoint_policy == "latest"
+    if not wanted and not searched:
+        return Settled(resolution, {}, checkout, [])
     from services.commands import given as reading
 
     root = places.output_root(options.output_root, resolution.run.training.output_root)
@@ -82,13 +117,23 @@ def settle(options: TrainOptions) -> tuple[Resolution, dict[Stage, Given]]:
         stage: reading.read_given(argument, stage, root, training=resolution.run.training)
         for stage, argument in wanted.items()
     }
-    if not stages:
-        missing = [stage for stage in STAGES if stage not in given]
-        given |= reading.newest_given(missing, root)
-    brought = reading.settings_of(given, stages)
-    resolution = resolve(configs, options.profile, checkpoints=brought, flags=flags)
-    reading.check_fit(given, resolution.run, stages)
-    return resolution, given
+    notices: list[str] = []
+    if searched:
+        missing = [stage for stage in options.needed if stage not in given]
+        homes = [root] if checkout is None else [root, Path(checkout.directory)]
+        given |= reading.newest_given(missing, *homes, trained=options.stages)
+        notices = [_taken(stage, given) for stage in missing] if options.stages else []
+    brought = reading.settings_of(given, options.stages)
+    resolution = resolve(configs, options.profile, checkout=own, checkpoints=brought, flags=flags)
+    reading.check_fit(given, resolution.run, options.stages)
+    return Settled(resolution, given, checkout, notices)
+
+
+def _taken(stage: Stage, given: dict[Stage, Given]) -> str:
+    """What --checkpoint-policy latest found for a stage."""
+    if stage in given:
+        return f"{stage} goes on from the newest valid checkpoint, {given[stage].directory}"
+    return f"{stage} begins fresh: no valid checkpoint to go on from"
 
 
 def create(prepared: Prepared, run_id: str, now: datetime) -> RunSpec:
@@ -119,6 +164,8 @@ def create(prepared: Prepared, run_id: str, now: datetime) -> RunSpec:
         checkpoints=copies,
         given_steps={stage: one.step for stage, one in prepared.given.items()},
         observe=prepared.observe,
+        backend="own" if prepared.checkout is None else "checkout",
+        checkout=prepared.checkout,
     )
 
 
@@ -134,17 +181,24 @@ def _make(directory: Path, run_id: str) -> None:
         raise BundleError(f"{directory}: cannot be made ({error}); choose another --output-root") from error
 
 
-def _on_this_machine(resolution: Resolution, options: TrainOptions, gpus: int) -> tuple[Resolution, str]:
-    """The configuration with the dataset's file, the device and the number of processes filled in."""
+def _on_this_machine(
+    resolution: Resolution, options: TrainOptions, gpus: int, checkout: CheckoutSpec | None
+) -> tuple[Resolution, str]:
+    """The configuration with files, device and number of processes filled in, and the game."""
     training = resolution.run.training
-    path = dataset_path(training.dataset, DATA)
-    _check_dataset(path, training.dataset, resolution)
+    if checkout is None:
+        path = dataset_path(training.dataset, DATA)
+    else:
+        path = theirs.dataset_of(checkout, training.dataset)
+    _check_dataset(path, training.dataset, resolution, checkout)
     device, processes = place(
         training, gpus=gpus, allow_single_gpu=options.allow_single_gpu, check_count=bool(options.stages)
     )
     origins = dict(resolution.origins)
     if processes != training.nproc_per_node:
         origins["training.nproc_per_node"] = "--allow-single-gpu"
+    if checkout is not None and device == "cpu" and processes > 1:
+        processes, origins["training.nproc_per_node"] = 1, "--checkout"  # its DDP needs CUDA
     inference_device = (
         device if resolution.run.inference.device == "auto" else resolution.run.inference.device
     )
@@ -156,23 +210,43 @@ def _on_this_machine(resolution: Resolution, options: TrainOptions, gpus: int) -
             "inference": resolution.run.inference.model_copy(update={"device": inference_device}),
         }
     )
-    return Resolution(resolution.profile, run, resolution.policy, origins), game_of(path)
+    policy = _with_history_repo(resolution, checkout)
+    return Resolution(resolution.profile, run, policy, origins), game_of(path)
 
 
-def _check_dataset(path: Path, name: str, resolution: Resolution) -> None:
+def _with_history_repo(resolution: Resolution, checkout: CheckoutSpec | None) -> Policy:
+    """The policy with the absolute path of the repository whose history is audited."""
+    asked = resolution.policy.reporter.history_repo
+    if asked is not None and not Path(asked).expanduser().is_dir():
+        key = "policy.reporter.history_repo"
+        raise ConfigurationError(
+            resolution.origins[key],
+            key,
+            f"{asked}: no such directory",
+            "Name a git repository, or leave it out",
+        )
+    path = Path(asked).expanduser() if asked else Path(checkout.directory) if checkout else Path.cwd()
+    reporter = resolution.policy.reporter.model_copy(update={"history_repo": str(path.absolute())})
+    return resolution.policy.model_copy(update={"reporter": reporter})
+
+
+def _check_dataset(path: Path, name: str, resolution: Resolution, checkout: CheckoutSpec | None) -> None:
     source = resolution.origins["training.dataset"]
     if not path.is_file():
-        game = f"ALE/{name.title().replace('_', '')}-v5" if name.upper() in GAMES else "ALE/Pong-v5"
         raise ConfigurationError(
-            source,
-            "dataset",
-            f"{name}: there is no file {path}",
-            f"Record one with `worldloop data record --env {game} --out {path}`, or give another --dataset",
+            source, "dataset", f"{name}: there is no file {path}", _how_to_get(name, path, checkout)
         )
     _open(path, resolution.run.training)
 
 
-def _notices(given: dict[Stage, Given], training: TrainingConfig) -> list[str]:
+def _how_to_get(name: str, path: Path, checkout: CheckoutSpec | None) -> str:
+    if checkout is not None:
+        return f"Fetch it there: cd {checkout.directory} && worldloop data download --pattern {path.name}"
+    game = f"ALE/{name.title().replace('_', '')}-v5" if name.upper() in GAMES else "ALE/Pong-v5"
+    return f"Record one with `worldloop data record --env {game} --out {path}`, or give another --dataset"
+
+
+def _foreign(given: dict[Stage, Given], training: TrainingConfig) -> list[str]:
     """Checkpoints that know another recording."""
     dataset = _open(Path(training.dataset), training) if given else None
     if dataset is None:

@@ -171,7 +171,7 @@ def _event(view: RunView, recorded: Recorded) -> RunView:
         case CommandTimedOut(command=command, service=service):
             return _note(view, f"nothing came of {command}; is the {service} alive?")
         case AlertRaised(channel=channel, silence_sec=silence, detail=detail):
-            return _note(view, f"alert: {channel} silent for {silence:.0f} s {detail}".rstrip())
+            return _note(view, f"alert: {detail or f'{channel}: silent for {silence:.0f} s'}")
         case _:
             return view
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from services.diagnosis.core.model import Checkpoint
+from services.diagnosis.kept import Kept, state_of
 from services.monitor.core import visual
+from services.monitor.core.checkpoints import FILES, empty_problem
 from shared.bundle import checkpoint_directories
 from shared.errors import BundleError, CheckpointError
 from shared.events import Stage, VisualNumbers
 from shared.sheets import read_sheet, sheet_step
 
-LARGE_FILES = ("model_state_dict.pt", "optim_state_dict.pt")
-FILES = (*LARGE_FILES, "state.pt")
-TINY = 1024
-"""As in `shared.worldmodel.checkpoints`, which needs torch; a test holds them together."""
 READ = 5
 """So many of a stage's newest checkpoints are read through, and further back until one is valid."""
+_CONTENTS: Kept[tuple[str | None, dict[str, Any]]] = Kept(64)
+_NUMBERS: Kept[VisualNumbers] = Kept(16)
 UNREAD = "torch is not installed: the contents of checkpoints were not validated, only their files and sizes"
 
 
@@ -58,7 +59,7 @@ def take_inventory(folder: Path) -> Inventory:
 
 
 def _look(directory: Path, step: int, *, read: bool) -> tuple[Checkpoint, dict[str, Any]]:
-    problem = empty_problem = None
+    problem: str | None = None
     sizes: dict[str, int] = {}
     modified = 0.0
     try:
@@ -68,30 +69,34 @@ def _look(directory: Path, step: int, *, read: bool) -> tuple[Checkpoint, dict[s
                 sizes[path.name], modified = about.st_size, max(modified, about.st_mtime)
     except OSError as error:
         problem = f"it cannot be looked at: {error.strerror}"
-    for name in LARGE_FILES:
-        if empty_problem is None and sizes.get(name, 0) <= TINY:
-            empty_problem = f"{name} has only {sizes[name]} bytes" if name in sizes else f"{name} is missing"
+    empty = empty_problem(sizes)
     missing = [name for name in FILES if name not in sizes]
-    problem = problem or empty_problem or (f"{', '.join(missing)} is missing" if missing else None)
+    problem = problem or empty or (f"{', '.join(missing)} is missing" if missing else None)
     config: dict[str, Any] = {}
     if read and problem is None:
-        from shared.worldmodel.checkpoints import load_checkpoint
-
-        try:
-            config = load_checkpoint(directory).config
-        except (CheckpointError, OSError) as error:
-            problem = str(error)
+        state = tuple((name, state_of(directory / name)) for name in sorted(sizes))
+        problem, config = _CONTENTS.of(directory, state, lambda: _contents(directory))
     checkpoint = Checkpoint(
         path=str(directory),
         step=step,
         valid=problem is None,
         contents=read,
-        empty=empty_problem is not None,
+        empty=empty is not None,
         problem=problem,
         size_bytes=sum(sizes.values()),
         modified=modified,
     )
     return checkpoint, config
+
+
+def _contents(directory: Path) -> tuple[str | None, dict[str, Any]]:
+    """What is wrong with a checkpoint's contents, and the configuration it carries."""
+    from shared.worldmodel.checkpoints import load_checkpoint
+
+    try:
+        return None, load_checkpoint(directory).config
+    except (CheckpointError, OSError) as error:
+        return str(error), {}
 
 
 @dataclass(slots=True)
@@ -129,12 +134,14 @@ def _first(
     """The first sheet that can be read."""
     for path in paths:
         try:
-            pictures = read_sheet(path)
+            return path, _NUMBERS.of(path, state_of(path), partial(_measure, path, stage, steps[path]))
         except BundleError as error:
             problems.append(str(error))
-            continue
-        numbers = visual.numbers(
-            stage, pictures.originals, pictures.generated, sheet=path.name, step=steps[path], fresh=True
-        )
-        return path, numbers
     return None
+
+
+def _measure(path: Path, stage: Stage, step: int) -> VisualNumbers:
+    pictures = read_sheet(path)
+    return visual.numbers(
+        stage, pictures.originals, pictures.generated, sheet=path.name, step=step, fresh=True
+    )

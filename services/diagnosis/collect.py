@@ -157,15 +157,15 @@ def _results(path: Path, results: layout.Results, thresholds: Thresholds, only: 
 
 
 def _by_stage(root: Path, results: layout.Results, notes: list[str]) -> dict[Stage, list[History]]:
-    """Histories of a run directory: exports (the newest of each stage), else its wandb files."""
+    """Histories of a run directory: its wandb files, or a stage's newest export unless they went on since."""
     chosen: dict[Stage, list[History]] = {}
-    for history in _readable(layout.exports(root), notes):
+    for history in _readable(layout.of_run(layout.wandb_files(root), results), notes):
         if history.stage is not None:
+            chosen.setdefault(history.stage, []).append(history)
+    for history in _readable(layout.exports(root), notes):
+        logged = chosen.get(history.stage, []) if history.stage is not None else []
+        if history.stage is not None and all(layout.as_new_as(history.path, each.path) for each in logged):
             chosen[history.stage] = [history]
-    if not chosen:
-        for history in _readable(layout.of_run(layout.wandb_files(root), results), notes):
-            if history.stage is not None:
-                chosen.setdefault(history.stage, []).append(history)
     return chosen
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from services.diagnosis.kept import Kept, state_of
 from services.diagnosis.layout import HISTORY_SUFFIXES
 from services.monitor.core.history import (
     ACTION_ENTROPY,
@@ -42,13 +43,20 @@ class History:
     """What the run was configured with, if the file says so."""
 
 
+_KEPT: Kept[History] = Kept(8)
+
+
 def read(path: Path) -> History:
-    """Read a history by the kind its suffix says.
+    """Read a history by the kind its suffix says; one that has not changed is not read again.
 
     Raises:
         BundleError: It cannot be read, lacks a required column, or has no row with a step and a loss, finite
             or not; the text says which.
     """
+    return _KEPT.of(path, state_of(path), lambda: _read(path))
+
+
+def _read(path: Path) -> History:
     if path.suffix == ".wandb":
         history = _wandb(path)
     elif path.suffix in HISTORY_SUFFIXES:

@@ -65,6 +65,11 @@ def exports(root: Path) -> list[Path]:
     return sorted(chosen, key=lambda path: (path.stat().st_mtime, path.name))
 
 
+def as_new_as(path: Path, other: Path) -> bool:
+    """Whether a file was changed no earlier than another."""
+    return path.stat().st_mtime >= other.stat().st_mtime
+
+
 def wandb_files(root: Path) -> list[Path]:
     """The `.wandb` files of a wandb run directory, a `wandb/` directory or one that has it, oldest first."""
     for pattern in ("*.wandb", "*run-*/*.wandb", "wandb/*run-*/*.wandb"):

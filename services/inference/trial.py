@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 import torch
 
+from services.inference.artifacts import write_artifacts
+from services.inference.checkout import run_checkout
 from services.inference.config import Policy
-from services.inference.evaluation import Evaluation, evaluate
-from services.inference.picture import write_picture
+from services.inference.evaluation import evaluate
 from services.inference.world import Cancelled, World
 from shared.bundle import Bundle
 from shared.config import InferenceConfig, RunConfig
@@ -82,6 +82,8 @@ def _measure(
     now: datetime,
     cancelled: Callable[[], bool],
 ) -> dict[str, Any]:
+    if spec.checkout is not None and spec.checkout.inference == "checkout":
+        return run_checkout(command, spec, bundle, cache_dir=cache_dir, cancelled=cancelled)
     settings = InferenceConfig.model_validate(command.settings)
     training = RunConfig.model_validate(spec.configuration).training
     policy = Policy.model_validate(spec.policy.get("inference", {}))
@@ -91,33 +93,20 @@ def _measure(
         Path(training.dataset), training, cache_dir=cache_dir, frame_size=world.frame_size
     )
     found = evaluate(world, dataset, settings, policy, trained_on=world.held_out_from(dataset))
-    path = _picture_path(bundle, now)
-    _draw(path, found, command, settings, policy)
-    return {"ok": True, "picture": bundle.relative(path), **found.numbers}
-
-
-def _picture_path(bundle: Bundle, now: datetime) -> Path:
-    stem = f"inference_results_gt_vs_pred_{now:%Y%m%d_%H%M%S}"
-    path, count = bundle.inference_results / f"{stem}.png", 1
-    while path.exists():
-        count += 1
-        path = path.with_name(f"{stem}_{count}.png")
-    return path
-
-
-def _draw(
-    path: Path, found: Evaluation, command: EvaluateInference, settings: InferenceConfig, policy: Policy
-) -> None:
-    clips = len(found.real)
-    shown = np.linspace(0, clips - 1, min(policy.picture_clips, clips)).round().astype(int)
-    numbers = {key: found.numbers[key] for key in ("mse", "persistence_mse", "skill", "psnr", "motion_ratio")}
-    measured = "   ".join(
-        f"{key} {'-' if value is None else format(value, '.4g')}" for key, value in numbers.items()
-    )
-    write_picture(
-        path,
-        found.real[shown],
-        np.rint(found.predicted[shown] * 255).astype(np.uint8),
+    files = write_artifacts(
+        found,
+        bundle.inference_results,
+        now,
+        title=f"{command.run_id}, inference try {command.inference_try}",
         context=settings.context_window,
-        title=f"{command.run_id}, inference try {command.inference_try}:   {measured}",
+        clips=policy.picture_clips,
     )
+    if files.problem is not None:
+        log.warning("the inference test has no film", problem=files.problem)
+    paths = {"picture": files.picture, "video": files.video, "preview": files.preview}
+    return {
+        "ok": True,
+        **{kind: bundle.relative(path) for kind, path in paths.items() if path is not None},
+        "video_problem": files.problem,
+        **found.numbers,
+    }

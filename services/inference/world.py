@@ -22,7 +22,7 @@ from shared.datasets.frames import FramesDataset
 from shared.datasets.mapping import Frames
 from shared.errors import CheckpointError
 from shared.events import STAGES, Stage
-from shared.worldmodel.build import Model, model_of
+from shared.worldmodel.build import model_of
 from shared.worldmodel.checkpoints import (
     Checkpoint,
     architecture_of,
@@ -79,15 +79,24 @@ class World:
         Raises:
             CheckpointError: One is missing, invalid, of another stage, or its architecture differs.
         """
-        where = _device(device)
-        checkpoints = {stage: _checkpoint(directories, stage) for stage in STAGES}
+        return cls.of(
+            {stage: load_checkpoint(path) for stage, path in directories.items()}, device, cancelled
+        )
+
+    @classmethod
+    def of(
+        cls, given: Mapping[Stage, Checkpoint], device: Device, cancelled: Callable[[], bool] = lambda: False
+    ) -> Self:
+        """The world that three checkpoints make; errors as `load`."""
+        where = device_of(device)
+        checkpoints = {stage: _checkpoint(given, stage) for stage in STAGES}
         check_same_architecture(
             {
                 str(checkpoint.directory): architecture_of(checkpoint.config, stage)
                 for stage, checkpoint in checkpoints.items()
             }
         )
-        tokenizer, latent_actions, dynamics = (_model(checkpoints[stage], where) for stage in STAGES)
+        tokenizer, latent_actions, dynamics = (model_of(checkpoints[stage]).to(where) for stage in STAGES)
         assert isinstance(tokenizer, VideoTokenizer)
         assert isinstance(latent_actions, LatentActions)
         assert isinstance(dynamics, Dynamics)
@@ -115,14 +124,13 @@ class World:
         """The action between each frame and the next, [K, L-1]."""
         self._go_on()
         with torch.inference_mode():
-            codes: Indices = self.latent_actions.actions(self._tensor(frames)).cpu().numpy()
+            codes: Indices = self.latent_actions.actions(_tensor(frames, self.device)).cpu().numpy()
         return codes
 
     def reconstruct(self, frames: Frames) -> Images:
         """What the tokenizer makes of frames, [K, L, H, W, 3]."""
         self._go_on()
-        with torch.inference_mode():
-            return _images(self.tokenizer.decode(self.tokenizer.encode(self._tensor(frames))))
+        return reconstruct(self.tokenizer, frames, self.device)
 
     def rollout(
         self, clips: Frames, codes: Sequence[Indices] | None, layout: Layout, decoding: Decoding
@@ -139,7 +147,7 @@ class World:
         Returns:
             The generated frames, [K, G, H, W, 3].
         """
-        real = self._tensor(clips)
+        real = _tensor(clips, self.device)
         generator = torch.Generator().manual_seed(decoding.seed)
         context, generated = real[:, : layout.context], []
         with torch.inference_mode():
@@ -161,33 +169,41 @@ class World:
                 context = torch.cat([context, new], 1)[:, -layout.context :]
         return _images(torch.cat(generated, 1)[:, : layout.generated])
 
-    def _tensor(self, frames: Frames) -> Tensor:
-        return to_float(torch.from_numpy(frames).to(self.device))
-
     def _go_on(self) -> None:
         if self.cancelled():
             raise Cancelled
 
 
-def _device(device: Device) -> torch.device:
+def reconstruct(tokenizer: VideoTokenizer, frames: Frames, device: torch.device) -> Images:
+    """What a tokenizer makes of frames, [K, L, H, W, 3]."""
+    with torch.inference_mode():
+        return _images(tokenizer.decode(tokenizer.encode(_tensor(frames, device))))
+
+
+def device_of(device: Device) -> torch.device:
+    """Where models are put.
+
+    Raises:
+        CheckpointError: CUDA was asked for and is not there.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("inference.device is cuda, but torch sees no GPU here. Set it to auto or cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _checkpoint(directories: Mapping[Stage, Path], stage: Stage) -> Checkpoint:
-    if stage not in directories:
+def _checkpoint(given: Mapping[Stage, Checkpoint], stage: Stage) -> Checkpoint:
+    if stage not in given:
         raise CheckpointError(
             f"no checkpoint of {stage} was given; the inference test needs all three stages"
         )
-    checkpoint = load_checkpoint(directories[stage])
+    checkpoint = given[stage]
     if checkpoint.stage != stage:
-        raise CheckpointError(f"{directories[stage]} is a checkpoint of {checkpoint.stage}, not of {stage}")
+        raise CheckpointError(f"{checkpoint.directory} is a checkpoint of {checkpoint.stage}, not of {stage}")
     return checkpoint
 
 
-def _model(checkpoint: Checkpoint, device: torch.device) -> Model:
-    return model_of(checkpoint).to(device).eval()
+def _tensor(frames: Frames, device: torch.device) -> Tensor:
+    return to_float(torch.from_numpy(frames).to(device))
 
 
 def _images(frames: Tensor) -> Images:

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
+from services.monitor.core.checkpoints import FILES, Look, empty_problem
 from services.monitor.core.gpu import Sample
 from services.monitor.core.history import COLUMNS, REQUIRED, Column
 from shared.bundle import checkpoint_directories
 from shared.errors import BundleError
 
 ROWS_AT_ONCE = 200_000
+WRITING_SEC = 10.0
+"""A checkpoint whose files changed so recently may still be being written; ours appear whole."""
 
 
 def read_history(path: Path) -> dict[str, Column]:
@@ -101,3 +104,26 @@ def changed(path: Path | None) -> float | None:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint directory with the highest step, valid or not."""
     return next((path for _, path in reversed(list(checkpoint_directories(folder)))), None)
+
+
+def look_at_checkpoints(folder: Path, now: float) -> list[Look]:
+    """The checkpoints of a folder from outside, oldest first; those that are being written are left out.
+
+    Args:
+        folder: A stage's `checkpoints/`.
+        now: Unix time.
+    """
+    found = []
+    for step, directory in checkpoint_directories(folder):
+        try:
+            files = [(path.name, path.stat()) for path in directory.iterdir() if path.is_file()]
+            touched = max([directory.stat().st_mtime, *(about.st_mtime for _, about in files)])
+        except FileNotFoundError:
+            continue  # retention took it meanwhile
+        if now - touched < WRITING_SEC:
+            continue
+        sizes = {name: about.st_size for name, about in files}
+        problem = empty_problem(sizes)
+        whole = problem is None and all(name in sizes for name in FILES)
+        found.append(Look(str(directory), step, problem, whole))
+    return found

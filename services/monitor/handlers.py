@@ -50,7 +50,7 @@ async def _measure(done: ChunkDone, chunk: Chunk | None, deps: Deps) -> list[Mes
     ended = chunk.ended if chunk is not None and chunk.ended is not None else deps.clock()
 
     def work() -> list[Message]:
-        gpus = gpu_evidence(done, chunk, bundle, policy, ended=ended, problem=deps.gpu_problem)
+        gpus = gpu_evidence(done, chunk, bundle, policy, ended=ended, problem=deps.gpus.problem)
         return [gpus, artifact_evidence(done, chunk, bundle)]
 
     return await asyncio.to_thread(work)

@@ -7,11 +7,10 @@ import time
 import structlog
 
 from services.monitor.core.chunks import Chunks
-from services.monitor.gpus import Gpus, open_nvml
+from services.monitor.gpus import Nvml
 from services.monitor.handlers import HANDLERS
 from services.monitor.watch import Deps, watch_freshness, watch_gpus, watch_progress
 from shared.bus.protocol import Bus
-from shared.errors import GpuError
 from shared.service import App, Runs, run
 from shared.settings import Settings
 
@@ -20,13 +19,14 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
     """Wire the monitor: its table of chunks comes from the log, so a restart forgets nothing."""
-    gpus, problem = _gpus()
+    gpus = Nvml()
+    if gpus.problem is not None:
+        log.info("no GPUs to read", problem=gpus.problem)
     deps = Deps(
         bus=bus,
         runs=Runs(bus, settings),
         chunks=Chunks().fold_all(await bus.events()),
         gpus=gpus,
-        gpu_problem=problem,
         clock=time.time,
         since=time.time(),
     )
@@ -40,14 +40,6 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
             lambda: watch_freshness(deps),
         ],
     )
-
-
-def _gpus() -> tuple[Gpus | None, str | None]:
-    try:
-        return open_nvml(), None
-    except GpuError as error:
-        log.info("no GPUs to read", problem=str(error))
-        return None, str(error)
 
 
 def main() -> None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.monitor.config import Policy
+from services.monitor.core.checkpoints import trouble_alerts, troubles
 from services.monitor.core.chunks import Chunk, Chunks, Key
 from services.monitor.core.freshness import alerts
 from services.monitor.core.gpu import Sample, next_pause
-from services.monitor.files import append_sample, changed, newest_checkpoint
+from services.monitor.files import append_sample, changed, look_at_checkpoints, newest_checkpoint
 from services.monitor.gpus import Gpus
 from shared.bus.protocol import Bus
+from shared.config import StageConfig
 from shared.errors import GpuError
 from shared.events import GpuSample, TrainProgress
 from shared.service import Runs
@@ -23,6 +25,9 @@ from shared.sheets import newest_sheet
 
 CHECK_SEC = 2.0
 """Between two looks at the channels."""
+
+TOLD = {"index", "utilization", "memory_bytes", "memory_total_bytes", "pids", "problem"}
+"""What telemetry carries of a reading."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -34,9 +39,7 @@ class Deps:
     bus: Bus
     runs: Runs
     chunks: Chunks
-    gpus: Gpus | None
-    gpu_problem: str | None
-    """Why there are no GPUs to read."""
+    gpus: Gpus
     clock: Callable[[], float]
     """Unix seconds."""
     since: float
@@ -54,8 +57,6 @@ class Deps:
 
 async def read_gpus(deps: Deps, chunk: Chunk) -> None:
     """Keep one reading of all GPUs for a chunk, and tell it."""
-    if deps.gpus is None:
-        return
     run_id, stage, attempt = chunk.key
     bundle = await deps.runs.bundle(run_id)
     async with deps.reading:
@@ -66,7 +67,7 @@ async def read_gpus(deps: Deps, chunk: Chunk) -> None:
             log.warning("no GPU reading", run_id=run_id, stage=stage, attempt=attempt, problem=str(error))
             return
     for gpu in readings:
-        await deps.bus.publish(GpuSample(run_id=run_id, **gpu.model_dump(exclude={"ours"})))
+        await deps.bus.publish(GpuSample(run_id=run_id, **gpu.model_dump(include=TOLD)))
 
 
 async def watch_gpus(deps: Deps) -> None:
@@ -95,7 +96,7 @@ async def watch_progress(deps: Deps) -> None:
 
 
 async def watch_freshness(deps: Deps) -> None:
-    """Raise an alert for every channel that falls silent; for ever."""
+    """Raise an alert for every channel that falls silent and for checkpoints in trouble; for ever."""
     while True:
         await check_freshness(deps)
         await asyncio.sleep(CHECK_SEC)
@@ -106,11 +107,12 @@ async def check_freshness(deps: Deps) -> None:
     for chunk in deps.chunks.running():
         run_id = chunk.first.run_id
         limits = (await deps.policy(run_id)).silence_sec.model_dump()
-        for alert in alerts(chunk, await _last_signs(deps, chunk), limits, deps.clock()):
+        silent = alerts(chunk, await _last_signs(deps, chunk), limits, deps.clock())
+        for alert in [*silent, *trouble_alerts(chunk, await _troubles(deps, chunk))]:
             await deps.bus.publish(alert)
             deps.chunks.fold(alert, deps.clock())
             log.warning(
-                "silence", run_id=run_id, stage=alert.stage, attempt=alert.attempt, channel=alert.channel,
+                "alert", run_id=run_id, stage=alert.stage, attempt=alert.attempt, channel=alert.channel,
                 detail=alert.detail,
             )  # fmt: skip
 
@@ -124,9 +126,22 @@ async def _last_signs(deps: Deps, chunk: Chunk) -> dict[str, float | None]:
         "checkpoint": changed(newest_checkpoint(bundle.checkpoints(stage))),
         "visualization": changed(newest_sheet(bundle.visualizations(stage))),
     }
-    if chunk.first.device == "cuda" and deps.gpus is not None:
+    if chunk.first.device == "cuda" and deps.gpus.problem is None:
         signs["gpu"] = changed(bundle.gpu_samples(stage, attempt))
     return signs
+
+
+async def _troubles(deps: Deps, chunk: Chunk) -> dict[str, str]:
+    """What is wrong with the checkpoints of a running chunk's stage."""
+    plan = chunk.first.plan
+    bundle = await deps.runs.bundle(chunk.first.run_id)
+    step, _ = deps.progress.get(chunk.key, (plan.start_step, 0.0))
+    return troubles(
+        look_at_checkpoints(bundle.checkpoints(plan.stage), deps.clock()),
+        start=plan.start_step,
+        step=step,
+        interval=StageConfig.model_validate(plan.parameters).log_interval,
+    )
 
 
 def _last_progress(deps: Deps, chunk: Chunk) -> float | None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,8 +10,7 @@ import yaml
 from services.reporter.core.lineage import Piece
 from shared.bundle import Bundle, write_atomic
 from shared.events import GateStage, RunSpec, Stage
-
-Row = dict[str, str]
+from shared.history_export import FORMATS, STEP, Row, csv_rows, export_path, number, write_exports
 
 
 def write_config(bundle: Bundle, run_id: str, spec: RunSpec) -> None:
@@ -30,48 +25,32 @@ def write_config(bundle: Bundle, run_id: str, spec: RunSpec) -> None:
 
 def gate_export(bundle: Bundle, run_id: str, stage: GateStage) -> Path:
     """The CSV with a stage's history as it counts; the JSON of the same name lies beside it."""
-    return bundle.logs / f"{stage}_history_{run_id}_gate.csv"
+    return export_path(bundle.logs, stage, run_id, "gate", "csv")
 
 
 def write_gate_export(bundle: Bundle, run_id: str, stage: Stage, pieces: Sequence[Piece]) -> None:
     """Write the rows of the pieces, in order, as CSV and as a JSON list of objects.
 
     Raises:
+        BundleError: A history is no CSV.
         OSError: A history cannot be read, or the disk refused.
     """
-    rows = [
-        row for piece in pieces for row in read_rows(bundle.resolve(piece.history), piece.start, piece.end)
-    ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path = gate_export(bundle, run_id, stage)
-    write_atomic(path, text.getvalue())
-    values = [{name: number(cell) for name, cell in row.items()} for row in rows]
-    write_atomic(path.with_suffix(".json"), json.dumps(values))
+
+    def rows() -> Iterator[Row]:
+        for piece in pieces:
+            yield from read_rows(bundle.resolve(piece.history), piece.start, piece.end)
+
+    write_exports(rows, {form: export_path(bundle.logs, stage, run_id, "gate", form) for form in FORMATS})
 
 
-def read_rows(path: Path, start: int, end: int) -> list[Row]:
+def read_rows(path: Path, start: int, end: int) -> Iterator[Row]:
     """The rows of a history with `start <= _step < end`; a torn last row is left out.
 
     Raises:
+        BundleError: It is no CSV.
         OSError: The file cannot be read.
     """
-    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-    found = []
-    for row in csv.DictReader(io.StringIO(whole)):
-        step = number(row.get("_step"))
+    for row in csv_rows(path):
+        step = number(row, STEP)
         if step is not None and start <= step < end:
-            found.append({name: cell or "" for name, cell in row.items() if isinstance(name, str)})
-    return found
-
-
-def number(cell: str | None) -> float | None:
-    """A cell's finite number, none if it holds none."""
-    try:
-        value = float(cell) if cell else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+            yield row

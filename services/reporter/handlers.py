@@ -118,7 +118,10 @@ async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
     pieces = lineage(story.of(gate.stage))
     try:
         await asyncio.to_thread(write_gate_export, bundle, gate.run_id, gate.stage, pieces)
-    except OSError as error:  # an export is a convenience: the rows themselves are where they were
+    except (
+        OSError,
+        WorldloopError,
+    ) as error:  # an export is a convenience: the rows themselves are where they were
         log.warning("no history export", problem=str(error))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from services.reporter.core.lineage import Piece
 from services.reporter.core.story import Attempt
-from services.reporter.exports import number, read_rows
+from services.reporter.exports import read_rows
 from shared.bundle import Bundle, write_atomic
 from shared.errors import BundleError
 from shared.events import Decision, Stage
+from shared.history_export import number
 
 COUNTS, SUPERSEDED = "#1f5fa8", "#b8b8b8"
 MARKS: dict[Decision, str] = {
@@ -76,7 +77,7 @@ def _curves(bundle: Bundle, attempts: Sequence[Attempt], pieces: Sequence[Piece]
             points = [
                 (float(row["_step"]), loss)
                 for row in read_rows(bundle.resolve(done.history), start, end)
-                if (loss := number(row.get("train/loss"))) is not None
+                if (loss := number(row, "train/loss")) is not None
             ]
             if points:
                 curves.append(Curve([p[0] for p in points], [p[1] for p in points], counts))

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from services.trainer.config import Policy
+from services.trainer.core.checkout import launch
+from services.trainer.core.launch import world_size
 from services.trainer.core.ledger import Key
 from services.trainer.wire import Finished
 from shared.bundle import Bundle
@@ -28,6 +30,8 @@ class Chunk:
     since: float = field(default_factory=time.time)
     """Unix time of the first."""
     launcher_pid: int = 0
+    recount: bool = False
+    """The newest launch was ended because a checkout's script counts otherwise than thought."""
     stop_asked: bool = False
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Its command may be acked: `chunk_started`, or `chunk_done` without a launch, is durable."""
@@ -41,6 +45,12 @@ class Chunk:
     def config(self) -> StageConfig:
         """Its stage's configuration."""
         return StageConfig.model_validate(self.plan.parameters)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train it."""
+        ranks = launch.ranks if self.spec.checkout is not None else world_size
+        return ranks(self.config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,12 @@ Seconds = Annotated[float, Field(gt=0)]
 class Policy(Config):
     """How the training process group is launched, watched and ended."""
 
+    checkout: str | None = None
+    """TinyWorlds repository that trains instead of the built-in trainer."""
+    python_exec: str | None = None
+    """Interpreter of the checkout; none is that of its own environment, else the one that runs worldloop."""
+    torchrun: str | None = None
+    """Launcher of the checkout; none is the one beside its interpreter."""
     hang_timeout_sec: Seconds = 600.0
     """A group whose step does not advance for this long is ended and launched again."""
     max_relaunches: Annotated[int, Field(ge=0)] = 3

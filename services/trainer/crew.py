@@ -6,12 +6,17 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 
+from services.trainer import gpu_memory
+from services.trainer.checkout.group import CheckoutGroup, Dialects
+from services.trainer.checkout.takeover import leftovers
 from services.trainer.chunk import Chunk
 from services.trainer.config import Policy
 from services.trainer.core.groups import requirements
+from services.trainer.core.launch import device
 from services.trainer.group import Group
 from services.trainer.guard import Guard
 from services.trainer.wire import Run
@@ -20,6 +25,10 @@ from shared.events import NO_RUN
 from shared.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+AnyGroup = Group | CheckoutGroup
+"""Who trains: our own ranks, or a checkout's script."""
 
 
 class Crew:
@@ -35,13 +44,17 @@ class Crew:
         self._guard = Guard(settings.state_dir)
         self._changing = asyncio.Lock()
         """Held while a group is launched or ended, and while others are looked for."""
-        self.group: Group | None = None
+        self._ended: set[int] = set()
+        """Pids ended since the last launch."""
+        self._dialects = Dialects()
+        self.group: AnyGroup | None = None
         """The one that lives, if any."""
 
-    async def ready_for(self, chunk: Chunk, run: Run) -> tuple[Group, bool]:
+    async def ready_for(self, chunk: Chunk, run: Run) -> tuple[AnyGroup, bool]:
         """A group that can take the plan, and whether it is a warm one; no other launcher is alive then.
 
         Raises:
+            ConfigurationError: The checkout cannot train this.
             OSError: The launcher could not be started.
         """
         warm = self.group
@@ -53,8 +66,27 @@ class Crew:
         name = f"{run.plan.stage}_attempt_{run.plan.attempt:04d}_launch_{run.launch}.log"
         log_file = chunk.bundle.logs / "training" / name
         async with self._changing:
-            self.group = await Group.launch(run, chunk.policy, self._settings, log_file)
+            if device(chunk.config) == "cuda":
+                await gpu_memory.freed(self._ended)
+            self._ended.clear()
+            self.group = await self._launch(chunk, run, log_file)
         return self.group, False
+
+    async def _launch(self, chunk: Chunk, run: Run, log_file: Path) -> AnyGroup:
+        checkout, policy, settings = chunk.spec.checkout, chunk.policy, self._settings
+        if checkout is None:
+            return await Group.launch(run, policy, settings, log_file)
+        return await CheckoutGroup.launch(
+            run, checkout, chunk.bundle, policy, settings, log_file, self._dialects
+        )
+
+    async def reclaim(self, chunk: Chunk) -> None:
+        """Take over what launches of a checkout wrote whose trainer was killed; they are ended first."""
+        left = list(leftovers(chunk.bundle))
+        if left:
+            await self.sweep(chunk, "left by a trainer that died")
+        for each in left:
+            await asyncio.to_thread(each.finish, died=True)
 
     async def end(self, exit_grace_sec: float | None = None) -> int | None:
         """End the group if there is one.
@@ -69,7 +101,7 @@ class Crew:
             group, self.group = self.group, None
             if group is None:
                 return None
-            await group.end(exit_grace_sec)
+            self._ended |= await group.end(exit_grace_sec)
             return group.exit_code
 
     async def end_if_idle(self) -> None:
@@ -97,14 +129,17 @@ class Crew:
     async def sweep(self, chunk: Chunk | None, why: str) -> None:
         """End every other training launcher of this stack, each with its event."""
         policy = chunk.policy if chunk is not None else Policy()
+        checkout = chunk.spec.checkout if chunk is not None else None
         async with self._changing:
-            killed = await self._guard.sweep(
+            swept = await self._guard.sweep(
                 chunk.run_id if chunk is not None else NO_RUN,
                 current=self.group.pid if self.group is not None else None,
+                checkout=Path(checkout.directory) if checkout is not None else None,
                 why=why,
                 end=policy.cleanup_extra_processes,
                 grace_sec=policy.kill_grace_sec,
             )
-        for event in killed:
+            self._ended |= swept.pids
+        for event in swept.events:
             log.warning("ended a training launcher", pid=event.pid, why=event.why)
             await self._bus.publish(event)

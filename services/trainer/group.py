@@ -58,6 +58,8 @@ class Gone:
     exit_code: int | None
     stderr: str
     """The end of what it wrote since the plan began."""
+    misjudged: bool = False
+    """A checkout's script counts its updates another way than was thought; that is known now."""
 
 
 class Group:
@@ -110,7 +112,7 @@ class Group:
                 start_new_session=True,
                 env={
                     **os.environ,
-                    **tuning(device(config), world_size(config), _cores()),
+                    **tuning(device(config), world_size(config), cores()),
                     **_environment(run, settings, scratch),
                     CONTROL: f"{port}:{token}",
                     DEVICE: device(config),
@@ -167,34 +169,39 @@ class Group:
                         last_step, advanced = step, time.monotonic()
                     await heard(report)
                 case Ready(pids=pids):
-                    self._members = processes.tree([self.pid, *pids])
+                    self._members = processes.tree(processes.alive([self.pid, *pids]))
                 case Gone():
                     return report
                 case _:
                     log.warning("the training process said something out of turn", report=repr(report))
 
-    async def end(self, exit_grace_sec: float | None = None) -> None:
+    async def end(self, exit_grace_sec: float | None = None) -> set[int]:
         """End all its processes and wait until they are gone.
 
         Args:
             exit_grace_sec: How long it may take to leave by itself, 0 does not ask; none is the policy's.
+
+        Returns:
+            Their pids.
         """
         if exit_grace_sec is None:
             exit_grace_sec = self.policy.exit_grace_sec
-        roots = [each.pid for each in self._members if each.is_running()] + ([self.pid] if self.alive else [])
-        members = processes.tree(roots)
+        launcher = processes.alive([self.pid]) if self.alive else []
+        members = processes.tree([*self._members, *launcher])
         if self.alive and exit_grace_sec > 0:
             self._send(Exit())
             await asyncio.wait({self._exit}, timeout=exit_grace_sec)
         if self._writer is not None:
             self._writer.close()
-        await processes.end(members, self.policy.kill_grace_sec)
+        if survivors := await processes.end(members, self.policy.kill_grace_sec):
+            log.error("training processes could not be ended", pids=[each.pid for each in survivors])
         await self._exit
         if self._listening is not None:
             self._listening.cancel()
         if self._server is not None:
             self._server.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        return {self.pid, *(each.pid for each in self._members), *(each.pid for each in members)}
 
     def stderr(self) -> str:
         """The end of what launcher and ranks wrote since the last plan was handed over."""
@@ -263,5 +270,6 @@ def _environment(run: Run, settings: Settings, scratch: Path) -> dict[str, str]:
     }
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.bundle import Bundle, checkpoint_directories, step_of
+from shared.bundle import Bundle, checkpoint_directories, recover, step_of
 from shared.events import CheckpointInfo, Stage
 from shared.sheets import sheet_step
 
@@ -66,7 +66,11 @@ class Inventory:
 
 
 def supersede(bundle: Bundle, stage: Stage, step: int, attempt: int) -> None:
-    """Move checkpoints and sheets beyond `step` out of the stage's lineage, before `attempt` starts there."""
+    """Move checkpoints and sheets beyond `step` out of the stage's lineage, before `attempt` starts there.
+
+    What a killed writer left goes first: nobody writes now.
+    """
+    recover(bundle.checkpoints(stage))
     checkpoints = [each for at, each in checkpoint_directories(bundle.checkpoints(stage)) if at > step]
     pictures = bundle.visualizations(stage)
     sheets = (

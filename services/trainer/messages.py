@@ -7,14 +7,14 @@ import time
 
 from services.trainer.chunk import Chunk, Outcome
 from services.trainer.core import ends
-from services.trainer.core.launch import device, world_size
-from services.trainer.group import Group
+from services.trainer.core.launch import device
+from services.trainer.crew import AnyGroup
 from services.trainer.wire import Progress
 from shared.events import CheckpointInfo, ChunkDone, ChunkStarted, TrainProgress
 from shared.sheets import newest_sheet
 
 
-def started(chunk: Chunk, group: Group, *, warm: bool) -> ChunkStarted:
+def started(chunk: Chunk, group: AnyGroup, *, warm: bool) -> ChunkStarted:
     """A group has the plan."""
     return ChunkStarted(
         run_id=chunk.run_id,
@@ -22,6 +22,7 @@ def started(chunk: Chunk, group: Group, *, warm: bool) -> ChunkStarted:
         attempt=chunk.plan.attempt,
         plan=chunk.plan,
         launch=chunk.launches,
+        recount=chunk.recount,
         launcher_pid=group.pid,
         host=socket.gethostname(),
         warm=warm,
@@ -33,7 +34,7 @@ def started(chunk: Chunk, group: Group, *, warm: bool) -> ChunkStarted:
 def progress(chunk: Chunk, report: Progress) -> TrainProgress:
     """Where the chunk is; the time left is to the stage's target."""
     config, stage_target = chunk.config, chunk.plan.schedule.end_step
-    windows = config.windows_per_update(world_size(config))
+    windows = config.windows_per_update(chunk.ranks)
     frames_left = (stage_target - report.step) * windows * config.context_length
     return TrainProgress(
         run_id=chunk.run_id,
@@ -66,7 +67,7 @@ def done(chunk: Chunk, outcome: Outcome, checkpoints: list[CheckpointInfo]) -> C
         launch=max(chunk.launches, 1),
         launcher_pid=chunk.launcher_pid,
         device=device(chunk.config),
-        world_size=world_size(chunk.config),
+        world_size=chunk.ranks,
         checkpoints=checkpoints,
         visualization=bundle.relative(sheet) if sheet else None,
         history=bundle.relative(history) if history.exists() else None,

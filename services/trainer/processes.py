@@ -1,11 +1,15 @@
-"""Ending processes: asked first, killed after a grace period."""
+"""Ending processes: asked first, killed after a grace period.
+
+A process is a `psutil.Process`, which knows when its process was started: one that ended meanwhile, and whose
+id another process has now, is never taken for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -14,13 +18,21 @@ KILLED_WITHIN_SEC = 5.0
 LOOK_SEC = 0.02
 
 
-def tree(pids: Iterable[int]) -> list[psutil.Process]:
-    """The processes with these ids that live, and all their descendants."""
-    found: dict[int, psutil.Process] = {}
+def alive(pids: Iterable[int]) -> list[psutil.Process]:
+    """The processes that have these ids now."""
+    found = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            for each in (process, *process.children(recursive=True)):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def tree(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of the processes that live, and all their descendants."""
+    found: dict[int, psutil.Process] = {}
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in (root, *root.children(recursive=True)):
                 found[each.pid] = each
     return list(found.values())
 
@@ -33,21 +45,24 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-async def end(processes: Iterable[psutil.Process], grace_sec: float) -> None:
-    """End processes and wait until they are gone: TERM, then KILL for those that outlive the grace period."""
-    alive = [process for process in processes if lives(process)]
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    alive = await _wait(alive, grace_sec)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    await _wait(alive, KILLED_WITHIN_SEC)
+async def end(processes: Iterable[psutil.Process], grace_sec: float) -> list[psutil.Process]:
+    """End processes and wait until they are gone: TERM, then KILL for those that outlive the grace period.
+
+    Returns:
+        Those that live on: the kernel holds them (a driver's call that does not return), or forbids it.
+    """
+    left = [process for process in processes if lives(process)]
+    left = await _signal(left, psutil.Process.terminate, grace_sec)
+    return await _signal(left, psutil.Process.kill, KILLED_WITHIN_SEC)
 
 
-async def _wait(processes: list[psutil.Process], timeout_sec: float) -> list[psutil.Process]:
-    """Wait for processes to end; those that have not in time."""
+async def _signal(
+    processes: list[psutil.Process], send: Callable[[psutil.Process], None], timeout_sec: float
+) -> list[psutil.Process]:
+    """Send a signal and wait for the processes to end; those that have not in time."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            send(process)
     until = time.monotonic() + timeout_sec
     while (processes := [each for each in processes if lives(each)]) and time.monotonic() < until:  # noqa: ASYNC110 - they send no event
         await asyncio.sleep(LOOK_SEC)

@@ -7,7 +7,7 @@ import shutil
 
 import structlog
 
-from services.trainer import messages
+from services.trainer import host_memory, messages
 from services.trainer.chunk import Chunk, Outcome
 from services.trainer.config import Policy
 from services.trainer.core import ends
@@ -18,7 +18,7 @@ from services.trainer.group import Gone
 from services.trainer.inventory import Inventory, supersede
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bus.protocol import Bus
-from shared.errors import Retry
+from shared.errors import ConfigurationError, Retry
 from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, GateDecided, Message, RunId
 from shared.service import Jobs, Runs
 from shared.settings import Settings
@@ -148,6 +148,7 @@ class Trainer:
         if chunk.launches == 0:
             supersede(chunk.bundle, plan.stage, plan.start_step, plan.attempt)
             chunk.bundle.history(plan.stage, plan.attempt).unlink(missing_ok=True)
+        await self._crew.reclaim(chunk)
         relaunches, best = 0, plan.start_step
         while True:
             path, step = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
@@ -158,21 +159,30 @@ class Trainer:
             if (problem := _disk_problem(chunk)) is not None:
                 return Outcome("runtime_error", step, await self._crew.end(), stderr=problem)
             relaunches, best = (relaunches, best) if step <= best else (0, step)
-            end = await self._train(chunk, path, step)
+            oom_kills = host_memory.oom_kills()
+            try:
+                end = await self._train(chunk, path, step)
+            except ConfigurationError as error:
+                return Outcome("runtime_error", step, stderr=str(error))
             if isinstance(end, Finished):
                 for problem in end.problems:
                     log.warning("training went on, but not all is well", problem=problem)
                 stopped = end.reason == "stopped"
                 code = await (self._crew.end() if stopped else self._end_group_after(chunk))
                 return Outcome(end.reason, end.end_step, code, "\n".join(end.problems), end)
-            death = "killed" if end.hung else ends.death(end.exit_code, end.stderr)
+            chunk.recount = end.misjudged
+            if end.misjudged:
+                continue
+            oom_killed = host_memory.rose(oom_kills)
+            death = "killed" if end.hung else ends.death(end.exit_code, end.stderr, oom_killed=oom_killed)
             log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
             if chunk.stop_asked:
                 continue  # a stop that was asked for is no failure
             _, reached = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
             if death != "killed":
                 reason: ChunkEnd = "oom" if death == "oom" else "runtime_error"
-                return Outcome(reason, reached, end.exit_code, end.stderr)
+                last_words = ends.last_words(end.stderr, oom_killed=oom_killed and death == "oom")
+                return Outcome(reason, reached, end.exit_code, last_words)
             relaunches += 1
             if relaunches > chunk.policy.max_relaunches and reached <= best:
                 last_words = ends.gave_up(end.stderr, hung=end.hung)
@@ -211,7 +221,7 @@ class Trainer:
 
     async def _end_group_after(self, chunk: Chunk) -> int | None:
         """End the group after its stage, or if none is kept warm; its exit code, none if it lives on."""
-        over = chunk.plan.ends_stage or not chunk.policy.warm_workers
+        over = chunk.plan.ends_stage or not chunk.policy.warm_workers or chunk.spec.checkout is not None
         return await self._crew.end() if over else None
 
     async def _heard(self, chunk: Chunk, report: Progress | Saved) -> None:

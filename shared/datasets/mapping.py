@@ -52,7 +52,7 @@ def open_frames(path: Path) -> Iterator[Any]:
     with file:
         try:
             yield _checked(path, file)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # h5py raises either
             raise DatasetError(
                 f"{path}: its data cannot be read ({error}). It is damaged: get or record it again"
             ) from error
@@ -61,7 +61,7 @@ def open_frames(path: Path) -> Iterator[Any]:
 def _cure(path: Path) -> str:
     name = path.name.removesuffix("_frames.h5")
     if name.upper() in GAMES:
-        got = f"Put {path.name} there (Hugging Face dataset AlmondGod/tinyworlds)"
+        got = f"Get it: worldloop data download --pattern {path.name} --into {path.parent}"
     else:
         close = get_close_matches(name.upper(), GAMES, n=1)
         meant = f"Did you mean {close[0]}? " if close else ""
@@ -72,7 +72,7 @@ def _cure(path: Path) -> str:
 def _checked(path: Path, file: Any) -> Any:
     frames = file.get(DATASET)
     if not isinstance(frames, h5py.Dataset):
-        found = ", ".join(sorted(file)) or "nothing"
+        found = ", ".join(sorted(map(str, file))) or "nothing"
         raise DatasetError(
             f"{path}: has no dataset '{DATASET}' (it holds: {found}). Store the video under that name"
         )

@@ -10,6 +10,8 @@ GAMES = ("ZELDA", "SONIC", "POLE_POSITION", "PICODOOM", "PONG")
 FULL_RATE = 60
 """Frames per second that TinyWorlds takes every file to have."""
 DEFAULT_FPS, PICODOOM_FPS = 15, 30
+LARGE_GAMES = ("zelda", "sonic", "picodoom")
+"""Games that TinyWorlds keeps at 128x128; all others at 64x64."""
 
 
 def dataset_path(name: str, data_dir: Path) -> Path:
@@ -26,8 +28,17 @@ def dataset_path(name: str, data_dir: Path) -> Path:
 
 def game_of(path: Path) -> str:
     """The game a frames file shows, from its name: lower-case letters, digits and underscores."""
-    stem = path.stem.lower().removesuffix("_frames")
-    return re.sub(r"[^a-z0-9]+", "_", stem).strip("_") or "game"
+    return plain(path.stem.lower().removesuffix("_frames")) or "game"
+
+
+def plain(name: str) -> str:
+    """A name as lower-case letters, digits and underscores; empty if it has none of them."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def size_of(game: str) -> int:
+    """Height and width that frames of a game have in TinyWorlds, pixels."""
+    return 128 if game in LARGE_GAMES else 64
 
 
 def stride_of(fps: int | None, game: str) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +23,11 @@ from torch.optim import Optimizer
 
 from shared.bundle import (
     DIRECTORY_OFFSET,
+    REPLACED,
+    TEMPORARY,
     Bundle,
     checkpoint_directories,
+    recover,
     step_of,
     sync_directory,
     write_atomic,
@@ -41,7 +43,6 @@ MANIFEST = "manifest.json"
 TINY = 1024
 """A model or optimizer file of at most so many bytes is an empty one."""
 OURS = "worldloop"
-TEMPORARY, REPLACED = ".tmp", ".replaced"
 PREFIXES = ("module.", "_orig_mod.")
 """What DDP and `torch.compile` put before every name."""
 NO_FSDP = {
@@ -79,6 +80,15 @@ class Checkpoint:
     """Segment of the schedule it was trained under; none in TinyWorlds' own."""
     extra: dict[str, Any]
     """What the writer added; empty in TinyWorlds' own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What the search for the newest valid checkpoint found."""
+
+    checkpoint: Checkpoint | None
+    passed_over: tuple[str, ...]
+    """Why each later one is not it."""
 
 
 # --- write ------------------------------------------------------------------------------------------------
@@ -126,7 +136,7 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     try:
         files = {
-            name: _write(temporary / name, content) for name, content in zip(FILES, contents, strict=True)
+            name: write_file(temporary / name, content) for name, content in zip(FILES, contents, strict=True)
         }
         manifest = {"format": 1, "stage": stage, "step": step, "extra": dict(extra or {}), "files": files}
         write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
@@ -138,22 +148,6 @@ def save_checkpoint(
         raise
     sync_directory(directory.parent)
     recover(directory.parent)
-
-
-def recover(folder: Path) -> None:
-    """Clear what a killed writer left in a `checkpoints/` folder; a checkpoint it was replacing comes back.
-
-    Only for the one process that writes there.
-    """
-    for leftover in folder.glob(f".*{REPLACED}"):
-        target = folder / leftover.name[1 : -len(REPLACED)]
-        if target.exists():
-            shutil.rmtree(leftover)
-        else:
-            leftover.rename(target)
-    for leftover in folder.glob(f".*{TEMPORARY}"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
 
 
 def plain_config(config: StageConfig, stage: Stage) -> dict[str, Any]:
@@ -170,7 +164,7 @@ def plain_config(config: StageConfig, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, content: Any) -> dict[str, Any]:
+def write_file(path: Path, content: Any) -> dict[str, Any]:
     """Write a torch file through to the disk; its manifest entry."""
     with path.open("w+b") as stream:
         torch.save(content, stream)
@@ -212,8 +206,16 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
     """Read a checkpoint and make sure that it is valid.
 
     Raises:
-        CheckpointError: It is missing, incomplete, damaged, not finite or refused; says what is wrong.
+        CheckpointError: It is missing, incomplete, unreadable, damaged, not finite or refused; says what is
+            wrong.
     """
+    try:
+        return _read(directory, map_location)
+    except OSError as error:  # no permission, or deleted meanwhile
+        raise CheckpointError(_unreadable(directory, error)) from error
+
+
+def _read(directory: Path, map_location: str | torch.device) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is no checkpoint: there is no such directory")
     for name in FILES:
@@ -231,7 +233,7 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
     model = checked_weights(directory / MODEL, model)
     _check_finite(directory / OPTIMIZER, optimizer)
     index, config = state.get("step"), state.get("config")
-    if not isinstance(index, int):
+    if not isinstance(index, int) or index < 0:
         raise CheckpointError(f"{directory / STATE} has no step")
     if not isinstance(config, dict):
         raise CheckpointError(f"{directory / STATE} has no config: what the model looks like is unknown")
@@ -240,6 +242,7 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
         raise CheckpointError(
             f"{directory} is no valid checkpoint: {MANIFEST} is missing, it was not written to the end"
         )
+    schedule, extra = _ours(directory / STATE, ours)
     return Checkpoint(
         directory=directory,
         stage=stage_of(directory / MODEL, model),
@@ -248,9 +251,23 @@ def load_checkpoint(directory: Path, *, map_location: str | torch.device = "cpu"
         model=model,
         optimizer=optimizer,
         scheduler=state.get("scheduler_state_dict") or {},
-        schedule=Schedule.model_validate(ours["schedule"]) if ours else None,
-        extra=ours["extra"] if ours else {},
+        schedule=schedule,
+        extra=extra,
     )
+
+
+def _ours(path: Path, ours: Any) -> tuple[Schedule | None, dict[str, Any]]:
+    """Schedule and extra values that our writer left; nothing in TinyWorlds' own."""
+    if ours is None:
+        return None, {}
+    try:
+        return Schedule.model_validate(ours["schedule"]), dict(ours["extra"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: its entry '{OURS}' cannot be read ({error!r})") from error
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{error.filename or path} cannot be read: {error.strerror or error}"
 
 
 def checked_weights(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -294,15 +311,28 @@ def inspect_checkpoint(directory: Path, *, bundle: Bundle) -> CheckpointInfo:
     )
 
 
-def newest_valid(folder: Path) -> Path | None:
-    """The valid checkpoint with the most updates in a `checkpoints/` folder."""
-    for _, directory in reversed(list(checkpoint_directories(folder))):
+def newest_valid(folder: Path, stage: Stage | None = None) -> Newest:
+    """The valid checkpoint with the most updates in a `checkpoints/` folder.
+
+    Args:
+        folder: The folder; it need not exist.
+        stage: Stage it must be of; none takes any.
+    """
+    try:
+        found = list(checkpoint_directories(folder))
+    except OSError as error:
+        return Newest(None, (_unreadable(folder, error),))
+    passed_over: list[str] = []
+    for _, directory in reversed(found):
         try:
-            load_checkpoint(directory)
-        except CheckpointError:
+            checkpoint = load_checkpoint(directory)
+        except CheckpointError as error:
+            passed_over.append(str(error))
             continue
-        return directory
-    return None
+        if stage in (None, checkpoint.stage):
+            return Newest(checkpoint, tuple(passed_over))
+        passed_over.append(f"{directory} holds a checkpoint of {checkpoint.stage}, not of {stage}")
+    return Newest(None, tuple(passed_over))
 
 
 def _check_manifest(directory: Path) -> bool:
@@ -362,14 +392,19 @@ def check_same_architecture(architectures: Mapping[str, Mapping[str, int]]) -> N
         architectures: What to call each in an error (a path, "the configuration") -> `architecture_of`.
 
     Raises:
-        CheckpointError: Names the key, both values and whose they are.
+        CheckpointError: Names each key that differs, its values and whose they are.
     """
-    seen: dict[str, tuple[str, int]] = {}
-    for name, values in architectures.items():
-        for key, value in values.items():
-            first, expected = seen.setdefault(key, (name, value))
-            if value != expected:
-                raise CheckpointError(
-                    f"architectures differ: {key} is {expected} in {first} and {value} in {name}. "
-                    "Take checkpoints that were trained together, or set the configuration to theirs"
-                )
+    values: dict[str, dict[int, list[str]]] = {}
+    for name, architecture in architectures.items():
+        for key, value in architecture.items():
+            values.setdefault(key, {}).setdefault(value, []).append(name)
+    differing = [
+        f"{key} is " + " and ".join(f"{value} in {', '.join(names)}" for value, names in found.items())
+        for key, found in values.items()
+        if len(found) > 1
+    ]
+    if differing:
+        raise CheckpointError(
+            f"architectures differ: {'; '.join(differing)}. "
+            "Take checkpoints that were trained together, or set the configuration to theirs"
+        )

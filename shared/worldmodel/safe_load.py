@@ -40,13 +40,16 @@ def load_file(path: Path, map_location: str | torch.device = "cpu") -> Any:
     """What a torch file holds; stand-ins are turned into plain dicts and strings.
 
     Raises:
-        CheckpointError: The file is missing, broken or would run code; names it and what it wants to import.
+        CheckpointError: The file is missing, unreadable, broken or would run code; names it and what it would
+            import.
     """
     torch.serialization.add_safe_globals([(cls, f"utils.config.{cls.__name__}") for cls in STAND_INS])
     try:
         return _plain(torch.load(path, map_location=map_location, weights_only=True))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
+    except PermissionError as error:  # alone: a file that is cut is an OSError to torch
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except MemoryError:

@@ -7,10 +7,12 @@ manifest, all the way back: what a checkpoint was resumed from counts as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from shared.datasets.frames import FramesDataset
+from shared.errors import CheckpointError
 from shared.worldmodel.checkpoints import Checkpoint
 
 KEY = "trained_on"
@@ -36,7 +38,7 @@ class Seen(BaseModel):
         return f"{self.name} ({told})"
 
 
-_LIST: TypeAdapter[list[Seen]] = TypeAdapter(list[Seen])
+_LIST: TypeAdapter[list[Seen]] = TypeAdapter(Annotated[list[Seen], Field(min_length=1)])
 
 
 def seen_in(dataset: FramesDataset) -> Seen:
@@ -45,9 +47,18 @@ def seen_in(dataset: FramesDataset) -> Seen:
 
 
 def seen_by(checkpoint: Checkpoint) -> list[Seen]:
-    """What a checkpoint was trained on, oldest first; one without fingerprint if it keeps no record."""
+    """What a checkpoint was trained on, oldest first; one without fingerprint if it keeps no record.
+
+    Raises:
+        CheckpointError: Its record cannot be read.
+    """
     if KEY in checkpoint.extra:
-        return _LIST.validate_python(checkpoint.extra[KEY])
+        try:
+            return _LIST.validate_python(checkpoint.extra[KEY])
+        except ValidationError as error:
+            raise CheckpointError(
+                f"{checkpoint.directory} is damaged: its entry '{KEY}' cannot be read ({error})"
+            ) from error
     return [Seen(name=str(checkpoint.config.get("dataset")), fingerprint=None, frames=None)]
 
 

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shared.bundle import DIRECTORY_OFFSET
 from shared.errors import CheckpointError
 from shared.worldmodel.build import fresh_optimizer_state
-from shared.worldmodel.checkpoints import MODEL, OPTIMIZER, STATE, Checkpoint, checked_weights, stage_of
+from shared.worldmodel.checkpoints import FILES, Checkpoint, checked_weights, stage_of, write_file
 from shared.worldmodel.safe_load import load_file
 
 SUFFIXES = (".pth", ".pt")
+UNSAID = ("frame_size", "context_length")
+"""What weights cannot tell and old files may not say."""
 WEIGHTS = ("model", "model_state_dict", "state_dict")
 OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optim_state_dict")
 SCHEDULERS = ("scheduler", "scheduler_state_dict")
@@ -34,13 +35,12 @@ def is_single_file(path: Path) -> bool:
     return path.is_file() and path.suffix in SUFFIXES
 
 
-def read_single_file(path: Path, unsaid: dict[str, int]) -> Checkpoint:
+def read_single_file(path: Path, unsaid: Mapping[str, int]) -> Checkpoint:
     """Read a checkpoint from one file; without optimizer state it gets a fresh one.
 
     Args:
         path: The file; `Checkpoint.directory` of the result.
-        unsaid: Values that weights cannot tell and old files do not say (`frame_size`, `context_length`), for
-            those that this one leaves out.
+        unsaid: Values of `UNSAID`, for those that this one leaves out.
 
     Raises:
         CheckpointError: It is damaged, would run code, is of no stage, or lacks what says how to build the
@@ -57,10 +57,16 @@ def read_single_file(path: Path, unsaid: dict[str, int]) -> Checkpoint:
             "trained with, or give the step directory it came from"
         )
     model = checked_weights(path, weights)
-    filled = {key: value for key, value in (unsaid | _told(model)).items() if config.get(key) is None}
+    stage, known = stage_of(path, model), {**unsaid, **_told(model)}
+    filled = {key: value for key, value in known.items() if config.get(key) is None}
+    if missing := [key for key in UNSAID if (config | filled).get(key) is None]:
+        raise CheckpointError(
+            f"{path} does not say its {' and its '.join(missing)}: give what it was trained with, as "
+            f"{' and '.join('--' + key.replace('_', '-') for key in missing)}"
+        )
     checkpoint = Checkpoint(
         directory=path,
-        stage=stage_of(path, model),
+        stage=stage,
         step=_step(path, content) + DIRECTORY_OFFSET,
         config=config | filled,
         model=model,
@@ -73,7 +79,7 @@ def read_single_file(path: Path, unsaid: dict[str, int]) -> Checkpoint:
 
 
 def write_directory(checkpoint: Checkpoint, directory: Path) -> None:
-    """Write a checkpoint out as TinyWorlds' three files."""
+    """Write a checkpoint out as TinyWorlds' three files, through to the disk."""
     directory.mkdir(parents=True)
     state = {
         "config": checkpoint.config,
@@ -81,8 +87,8 @@ def write_directory(checkpoint: Checkpoint, directory: Path) -> None:
         "scheduler_state_dict": checkpoint.scheduler,
     }
     contents = (checkpoint.model, checkpoint.optimizer, state)
-    for name, content in zip((MODEL, OPTIMIZER, STATE), contents, strict=True):
-        torch.save(content, directory / name)
+    for name, content in zip(FILES, contents, strict=True):
+        write_file(directory / name, content)
 
 
 def _first(content: Mapping[str, Any], keys: Iterable[str]) -> Any:
@@ -91,7 +97,7 @@ def _first(content: Mapping[str, Any], keys: Iterable[str]) -> Any:
 
 def _step(path: Path, content: Mapping[str, Any]) -> int:
     step = content.get("step")
-    if isinstance(step, int):
+    if isinstance(step, int) and step >= 0:
         return step
     if (named := STEP.search(path.name)) is not None:
         return int(named[1])

@@ -11,6 +11,7 @@ import pytest
 
 from shared.bus.memory import MemoryBus
 from shared.bus.protocol import Bus
+from shared.events import CheckoutSpec
 from tests.integration.stand import Stand, Stands, marked
 
 
@@ -18,8 +19,11 @@ from tests.integration.stand import Stand, Stands, marked
 async def stands(tmp_path: Path) -> AsyncIterator[Stands]:
     made: list[Stand] = []
 
-    async def make(name: str = "a", *, bus: Bus | None = None, **policy: Any) -> Stand:
-        made.append(Stand(tmp_path / name, policy, MemoryBus() if bus is None else bus))
+    async def make(
+        name: str = "a", *, bus: Bus | None = None, checkout: CheckoutSpec | None = None, **policy: Any
+    ) -> Stand:
+        bus = MemoryBus() if bus is None else bus
+        made.append(Stand(tmp_path / name, policy, bus, checkout=checkout))
         await made[-1].begin()
         return made[-1]
 

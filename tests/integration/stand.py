@@ -24,6 +24,7 @@ from shared.bus.protocol import Bus
 from shared.config import StageConfig
 from shared.events import (
     STAGES,
+    CheckoutSpec,
     ChunkDone,
     ChunkPlan,
     ChunkStarted,
@@ -63,7 +64,8 @@ TINY = {
 
 
 def plan(stage: Stage, start: int, target: int, *, attempt: int, **changes: Any) -> ChunkPlan:
-    named = {key: changes.pop(key) for key in ("resume_from", "upstream", "ends_stage") if key in changes}
+    of_plan = ("resume_from", "upstream", "ends_stage", "overshoot")
+    named = {key: changes.pop(key) for key in of_plan if key in changes}
     parameters = StageConfig.model_validate(TINY | {"nproc_per_node": 1} | changes)
     return ChunkPlan(
         stage=stage,
@@ -84,6 +86,7 @@ class Stand:
     policy: dict[str, Any]
     bus: Bus
     task: asyncio.Task[None] | None = None
+    checkout: CheckoutSpec | None = None
 
     def __post_init__(self) -> None:
         self.bundle = Bundle(self.root / RUN, "2026_01_01_00_00_00_pong")
@@ -99,6 +102,8 @@ class Stand:
             policy={"trainer": self.policy},
             origins={},
             stages=list(STAGES),
+            backend="checkout" if self.checkout is not None else "own",
+            checkout=self.checkout,
         )
         await self.bus.publish(RunStarted(run_id=RUN, spec=spec))
         await self.serve()

@@ -8,9 +8,7 @@ from itertools import pairwise
 
 from services.diagnosis.core.evidence import StageEvidence
 from services.diagnosis.core.model import Checkpoint, Finding
-
-STALE_INTERVALS = 3
-MANY_EMPTY, FEW = 0.2, 3
+from services.monitor.core.checkpoints import FEW, MANY_EMPTY, STALE_INTERVALS, many_empty, too_far_behind
 
 
 def fallback(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
@@ -39,7 +37,7 @@ def checkpoint_findings(found: StageEvidence, step: int | None, interval: int | 
         return []
     findings = []
     empty = [each for each in found.checkpoints if each.empty]
-    if len(empty) >= FEW and len(empty) >= MANY_EMPTY * len(found.checkpoints):
+    if many_empty(len(empty), len(found.checkpoints)):
         share = len(empty) / len(found.checkpoints)
         text = (
             f"{len(empty)} of {len(found.checkpoints)} checkpoints are empty or tiny ({share:.0%}, limit "
@@ -49,7 +47,7 @@ def checkpoint_findings(found: StageEvidence, step: int | None, interval: int | 
         findings.append(Finding(name="checkpoints_empty", severity="critical", text=text, evidence=paths))
     newest = fallback(found.checkpoints)
     behind = step - newest.step if newest is not None and step is not None else step
-    if behind is not None and interval is not None and behind > STALE_INTERVALS * interval:
+    if behind is not None and interval is not None and too_far_behind(behind, interval):
         last = (
             f"the newest valid checkpoint, {newest.path}," if newest is not None else "no valid checkpoint;"
         )

@@ -411,7 +411,7 @@ def is_usable(done: InferenceDone, selected: Mapping[Stage, str]) -> bool:
     return (
         done.ok
         and done.picture is not None
-        and done.mse is not None
+        and done.gating is not None
         and 0 < done.frames_expected <= done.frames_inferred
         and done.checkpoints == selected
     )

@@ -44,7 +44,8 @@ def judge_inference(state: RunState) -> GateDecided:
     assert evaluation.done is not None
     done = evaluation.done
     usable = is_usable(done, evaluation.checkpoints)
-    reasons = [*_ran(done, evaluation.checkpoints), *(_numbers(state, done) if usable else [])]
+    max_mse = state.inference.max_mse
+    reasons = conditions(done, evaluation.checkpoints, max_mse=max_mse, require=policy.require)
     failed = [reason for reason in reasons if not reason.ok]
     stage = state.stages.get("dynamics")
     can_retrain = usable and stage is not None
@@ -79,15 +80,30 @@ def judge_inference(state: RunState) -> GateDecided:
         effective_batch=stage.effective_batch if stage is not None else 0,
         launcher_pid=None,
         dual_gpu_ok=None,
-        evidence_paths=[path for path in (done.picture, done.video) if path is not None],
+        evidence_paths=[path for path in (done.picture, done.video, done.preview) if path is not None],
         retries_used=spent,
         retries_max=policy.max_inference_retries,
         restarts_used=0,
         degraded=state.degraded,
-        recommendations=_recommendations(state, done),
+        recommendations=advice(done, max_mse),
     )
     observing = state.spec is not None and state.spec.observe
     return _look_on(state, decided) if observing and going_on else decided
+
+
+def conditions(
+    done: InferenceDone, selected: Mapping[Stage, str], *, max_mse: float, require: Mapping[str, Bounds]
+) -> list[Reason]:
+    """What a test needs to pass, and whether it has it; it passes when all hold.
+
+    Args:
+        done: The test.
+        selected: The checkpoints it was to use.
+        max_mse: Limit of the number that gates.
+        require: What the policy asks of other numbers.
+    """
+    ran = _ran(done, selected)
+    return [*ran, *_numbers(done, max_mse, require)] if is_usable(done, selected) else ran
 
 
 def _look_on(state: RunState, decided: GateDecided) -> GateDecided:
@@ -116,7 +132,7 @@ def _ran(done: InferenceDone, selected: Mapping[Stage, str]) -> list[Reason]:
         found = ", ".join(f"{used.get(stage, 'none')} for {stage}" for stage in others)
         listed = f"other checkpoints are reported than were selected: {found}"
     expected, inferred = done.frames_expected, done.frames_inferred
-    mse, picture = done.mse, done.picture
+    mse, picture = done.gating, done.picture
     return [
         _reason(1, "clean_end", done.ok, "ok", ok=done.ok, text=done.problem or "the test ran to its end"),
         _reason(2, "checkpoints", len(STAGES) - len(others), len(STAGES), ok=not others, text=listed),
@@ -134,7 +150,7 @@ def _ran(done: InferenceDone, selected: Mapping[Stage, str]) -> list[Reason]:
             mse,
             "a number",
             ok=mse is not None,
-            text="no MSE is reported" if mse is None else "the statistics are reported",
+            text=f"no {done.gated_by} is reported" if mse is None else "the statistics are reported",
         ),
         _reason(
             5,
@@ -147,14 +163,14 @@ def _ran(done: InferenceDone, selected: Mapping[Stage, str]) -> list[Reason]:
     ]
 
 
-def _numbers(state: RunState, done: InferenceDone) -> list[Reason]:
-    limit = state.inference.max_mse
-    mse = done.mse
+def _numbers(done: InferenceDone, limit: float, require: Mapping[str, Bounds]) -> list[Reason]:
+    mse, name = done.gating, done.gated_by
     assert mse is not None
     ok = mse <= limit
-    text = f"MSE {mse:.5g} is {'at or below' if ok else 'above'} {limit:g}"
-    required = [_required(name, getattr(done, name), bounds) for name, bounds in state.policy.require.items()]
-    return [_reason(6, "mse", mse, limit, ok=ok, text=text), *required]
+    of = "MSE" if name == "mse" else "MSE of the one standard clip"
+    text = f"{of} {mse:.5g} is {'at or below' if ok else 'above'} {limit:g}"
+    required = [_required(name, getattr(done, name), bounds) for name, bounds in require.items()]
+    return [_reason(6, name, mse, limit, ok=ok, text=text), *required]
 
 
 def _required(name: str, value: float | None, bounds: Bounds) -> Reason:
@@ -195,9 +211,9 @@ def _step(state: RunState) -> int:
     return state.spec.given_steps.get("dynamics", 0) if state.spec is not None else 0
 
 
-def _recommendations(state: RunState, done: InferenceDone) -> list[str]:
+def advice(done: InferenceDone, limit: float) -> list[str]:
+    """What to do about a test's numbers, most important first; for people, decides nothing."""
     found = []
-    limit = state.inference.max_mse
     if done.tokenizer_mse is not None and done.tokenizer_mse > limit:
         found.append(
             f"a better tokenizer first: its own reconstruction MSE {done.tokenizer_mse:.4g} is above "

@@ -84,6 +84,17 @@ def standard_start(frames: int, span: int, *, sample_index: int | None, seed: in
     return int(np.random.default_rng(seed).integers(min(leading, room)))
 
 
+def given_codes(codes: Indices, clips: int, layout: Layout) -> Indices:
+    """Action codes as they are given: one leads to each generated frame; after the last, the first again.
+
+    Returns:
+        int64 [clips, L-1], one per transition; those within the real context are 0.
+    """
+    table = np.zeros((clips, layout.length - 1), np.int64)
+    table[:, layout.context - 1 :] = np.resize(codes, layout.steps * layout.horizon)
+    return table
+
+
 def random_codes(codes: Indices, shape: tuple[int, ...], seed: int) -> Indices:
     """Action codes drawn evenly from those given."""
     return np.random.default_rng(seed).choice(codes, shape)

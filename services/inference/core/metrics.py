@@ -6,8 +6,6 @@ clamped. Only generated frames come in here: the context is excluded.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,9 +15,6 @@ ROUNDING_MSE = 1 / (12 * 255**2)
 """What rounding to 8 bits alone costs; a smaller error counts as this one, 58.9 dB."""
 SSIM_WINDOW = 7
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-"""Student's t, 97.5 %, for 1 to 10 degrees of freedom."""
-Z_975 = 1.959964
 
 
 def frame_mse(predicted: Array, target: Array) -> Array:
@@ -34,28 +29,6 @@ def frame_psnr(mse: Array) -> Array:
     return ratio
 
 
-def interval95(values: Array) -> tuple[float, float] | None:
-    """Interval that holds the mean of what K clips were drawn from with 95 %; none for a single clip."""
-    count = len(values)
-    if count < 2:
-        return None
-    half = _t975(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    mean = float(np.mean(values))
-    return max(0.0, mean - half), mean + half
-
-
-def _t975(degrees: int) -> float:
-    if degrees <= len(T_975):
-        return T_975[degrees - 1]
-    z = Z_975  # Cornish-Fisher expansion, good to 1e-4 from here on
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    )
-
-
 def skill(mse: float, baseline_mse: float) -> float | None:
     """Share of a baseline's error that the model avoids, 1 at best; none if the baseline has no error."""
     return None if baseline_mse == 0 else 1 - mse / baseline_mse
@@ -67,13 +40,25 @@ def skills(mse: Array, baseline_mse: Array) -> list[float]:
     return [value for value in found if value is not None] if None not in found else []
 
 
+def motion(frames: Array) -> Array:
+    """How much moves from each frame to the next, over all clips: [K, G, H, W, 3] -> [G-1]."""
+    moved: Array = np.abs(np.diff(frames.astype(np.float64), axis=1)).sum(axis=(0, 2, 3, 4))
+    return moved
+
+
 def motion_ratio(predicted: Array, target: Array) -> float | None:
     """Movement of the prediction over that of the target, between successive generated frames.
 
     Frozen predictions have 0. None where the target does not move, or there is one frame only.
     """
-    moved = float(np.abs(np.diff(target.astype(np.float64), axis=1)).sum())
-    return None if moved == 0 else float(np.abs(np.diff(predicted.astype(np.float64), axis=1)).sum()) / moved
+    moved = float(motion(target).sum())
+    return None if moved == 0 else float(motion(predicted).sum()) / moved
+
+
+def motion_ratios(predicted: Array, target: Array) -> list[float]:
+    """The same from each generated frame to the next [G-1]; empty if the target stands still at one."""
+    moved, wanted = motion(predicted), motion(target)
+    return [] if (wanted == 0).any() else (moved / wanted).tolist()
 
 
 def frame_ssim(predicted: Array, target: Array) -> Array:

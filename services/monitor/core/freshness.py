@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from services.monitor.core.chunks import Chunk
 from shared.events import AlertRaised
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """How long a channel has been silent."""
+
+    channel: str
+    since: float
+    """Unix time of its last sign of life, or of when it began to be watched."""
+    seconds: float
+    limit: float
+
+    @property
+    def too_long(self) -> bool:
+        """Beyond the limit."""
+        return self.seconds > self.limit
+
+    def text(self, of: str) -> str:
+        """As a sentence."""
+        return f"{self.channel}: silent for {self.seconds:.0f} s of {of}, limit {self.limit:.0f} s"
+
+
+def silences(
+    seen: Mapping[str, float | None], limits: Mapping[str, float], *, began: float, now: float
+) -> list[Silence]:
+    """The silence of each channel.
+
+    Args:
+        seen: Channel -> unix time of its last sign of life, none if there was none; no others are watched.
+        limits: Channel -> seconds it may be silent.
+        began: Unix time from which on silence counts.
+        now: Unix time.
+    """
+    since = {channel: max(began, began if last is None else last) for channel, last in seen.items()}
+    return [Silence(channel, at, now - at, limits[channel]) for channel, at in since.items()]
 
 
 def alerts(
@@ -15,25 +51,21 @@ def alerts(
 
     Args:
         chunk: Knows since when it runs and what was alerted before.
-        seen: Channel -> unix time of its last sign of life, none if there was none; no others are watched.
-        limits: Channel -> seconds it may be silent.
+        seen: As for `silences`.
+        limits: As for `silences`.
         now: Unix time.
     """
-    found = []
-    for channel, last in seen.items():
-        since = max(chunk.launched, last if last is not None else chunk.launched)
-        silence, limit = now - since, limits[channel]
-        if silence > limit and since > chunk.alerted.get(channel, float("-inf")):
-            found.append(
-                AlertRaised(
-                    run_id=chunk.first.run_id,
-                    stage=chunk.first.stage,
-                    attempt=chunk.first.attempt,
-                    channel=channel,
-                    silence_sec=round(silence, 3),
-                    limit_sec=limit,
-                    detail=f"{channel}: silent for {silence:.0f} s of a running chunk, limit {limit:.0f} s",
-                    ordinal=chunk.alerts.get(channel, 0) + 1,
-                )
-            )
-    return found
+    return [
+        AlertRaised(
+            run_id=chunk.first.run_id,
+            stage=chunk.first.stage,
+            attempt=chunk.first.attempt,
+            channel=silence.channel,
+            silence_sec=round(silence.seconds, 3),
+            limit_sec=silence.limit,
+            detail=silence.text("a running chunk"),
+            ordinal=chunk.alerts.get(silence.channel, 0) + 1,
+        )
+        for silence in silences(seen, limits, began=chunk.launched, now=now)
+        if silence.too_long and silence.since > chunk.alerted.get(silence.channel, float("-inf"))
+    ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from services.monitor.config import Policy
 from shared.events import ChunkDone, GpuEvidence, GpuSummary, Value
@@ -15,18 +17,34 @@ EARLY_DENSITY = 4.0
 SHORTEST_PAUSE_SEC = 0.25
 
 
+class MigInstance(Value):
+    """A part of a GPU that is partitioned (MIG)."""
+
+    index: int
+    memory_bytes: int
+    memory_total_bytes: int
+    pids: list[int]
+
+
 class GpuReading(Value):
     """One GPU at one moment."""
 
     index: int
+    name: str = ""
     utilization: float | None
     """Percent; none where the driver does not say."""
     memory_bytes: int
+    """In use, 0 where the driver does not say; of a partitioned GPU that of its instances."""
     memory_total_bytes: int
     pids: list[int]
-    """Processes on it, as far as the driver shows them."""
+    """Processes on it, its instances included, as far as the driver shows them."""
     ours: bool
     """One of them belongs to the launcher's process tree."""
+    instances: tuple[MigInstance, ...] = ()
+    problem: str | None = None
+    """What the driver could not say, and why."""
+    lost: bool = False
+    """It could say nothing about this GPU."""
 
 
 class Sample(Value):
@@ -40,6 +58,52 @@ class Sample(Value):
 def next_pause(age_sec: float, interval_sec: float) -> float:
     """Seconds until the next reading of a chunk that began `age_sec` ago."""
     return min(interval_sec, max(SHORTEST_PAUSE_SEC, age_sec / EARLY_DENSITY))
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Which GPUs worked."""
+
+    gpus: list[GpuSummary]
+    """Those that could be read at least once."""
+    util_ok: bool | None
+    """Two of them at work by their utilization; none where that is not readable."""
+    process_ok: bool
+    """The launcher's processes were on two of them at the same time."""
+    lost: dict[int, str]
+    """GPUs that could not be read at the end, and why."""
+
+    @property
+    def dual_gpu_ok(self) -> bool:
+        """The answer: an idle second GPU with a process on it is not active."""
+        return self.process_ok if self.util_ok is None else self.util_ok
+
+    @property
+    def decided_by(self) -> Literal["utilization", "processes"]:
+        """What that rests on."""
+        return "processes" if self.util_ok is None else "utilization"
+
+
+def activity(samples: Sequence[Sample], policy: Policy) -> Activity:
+    """Judge by readings whether two GPUs worked.
+
+    Args:
+        samples: In order of time.
+        policy: Threshold and required samples.
+    """
+    read = [[gpu for gpu in sample.gpus if not gpu.lost] for sample in samples]
+    indices = sorted({gpu.index for gpus in read for gpu in gpus})
+    summaries = [
+        _summary([g for gpus in read for g in gpus if g.index == index], policy) for index in indices
+    ]
+    readable = bool(summaries) and all(gpu.max_utilization is not None for gpu in summaries)
+    used = [gpu for gpu in summaries if gpu.active_samples >= policy.gpu_required_samples]
+    return Activity(
+        gpus=summaries,
+        util_ok=len(used) >= 2 if readable else None,
+        process_ok=any(sum(gpu.ours for gpu in gpus) >= 2 for gpus in read),
+        lost={gpu.index: gpu.problem or "" for gpu in samples[-1].gpus if gpu.lost} if samples else {},
+    )
 
 
 def cpu_evidence(done: ChunkDone) -> GpuEvidence:
@@ -86,34 +150,28 @@ def nvml_evidence(
         ended: Unix time of its `chunk_done`.
         file: The samples' file, relative to the bundle.
     """
-    indices = sorted({gpu.index for sample in samples for gpu in sample.gpus})
-    gpus = [_summary([g for s in samples for g in s.gpus if g.index == index], policy) for index in indices]
-    used = [gpu for gpu in gpus if gpu.active_samples >= policy.gpu_required_samples]
-    util_ok = len(used) >= 2
-    process_ok = any(sum(gpu.ours for gpu in sample.gpus) >= 2 for sample in samples)
-    readable = bool(gpus) and all(gpu.max_utilization is not None for gpu in gpus)
-    dual_gpu_ok = util_ok if readable else process_ok
+    found = activity(samples, policy)
     gap = _longest_gap([started, *(sample.time for sample in samples), ended])
     unseen = not samples or gap > GAP_INTERVALS * policy.monitor_interval_sec
     wanted = done.world_size >= 2
-    observed = dual_gpu_ok or not unseen or not wanted
+    observed = found.dual_gpu_ok or not unseen or not wanted
+    problems = [] if observed else [f"{len(samples)} samples, {gap:.0f} s without any: the monitor was away"]
+    problems += [f"GPU {index} could not be read: {text}" for index, text in found.lost.items()]
     return GpuEvidence(
         run_id=done.run_id,
         stage=done.stage,
         attempt=done.attempt,
         evidence="nvml",
         observed=observed,
-        dual_gpu_ok=dual_gpu_ok,
-        process_ok=process_ok,
-        util_ok=util_ok if readable else None,
-        decided_by="utilization" if readable else "processes",
+        dual_gpu_ok=found.dual_gpu_ok,
+        process_ok=found.process_ok,
+        util_ok=found.util_ok,
+        decided_by=found.decided_by,
         samples=len(samples),
         longest_gap_sec=round(gap, 3),
-        gpus=gpus,
+        gpus=found.gpus,
         cpu_seconds=done.cpu_seconds,
-        problem=None
-        if observed
-        else f"{len(samples)} samples, {gap:.0f} s without any: the monitor was away",
+        problem="; ".join(problems) or None,
         file=file,
     )
 

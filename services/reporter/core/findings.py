@@ -50,7 +50,7 @@ def status_text(story: Story, outcome: Outcome) -> str:
 def trust(story: Story, outcome: Outcome) -> str:
     """What can be relied on, in one or two sentences."""
     done = story.inferences[-1] if story.inferences else None
-    if done is None or done.mse is None:
+    if done is None or done.gating is None:
         if not story.selected:
             return "Nothing: no gate was accepted."
         names = ", ".join(f"{stage} `{path}`" for stage, path in story.selected.items())
@@ -59,9 +59,10 @@ def trust(story: Story, outcome: Outcome) -> str:
         )
     where = "held-out" if done.held_out else "not held-out"
     limit = number(story.configuration.inference.max_mse)
-    clips = f"over {done.clips} {where} clips, {done.mode}"
-    skill = f"skill {number(done.skill)} against repeating the last frame"
-    text = f"MSE {number(done.mse)} against a limit of {limit} {clips}; {skill}."
+    clips = f"over {done.clips} {where} clips" if done.gated_by == "mse" else "of one clip"
+    measured = "was not measured" if done.skill is None else number(done.skill)
+    skill = f"skill {measured} against repeating the last frame"
+    text = f"MSE {number(done.gating)} against a limit of {limit} {clips}, {done.mode}; {skill}."
     risks = residual_risks(story, outcome)
     return f"{text} First residual risk: {risks[0]}" if risks else f"{text} No residual risk was found."
 
@@ -75,7 +76,7 @@ def residual_risks(story: Story, outcome: Outcome) -> list[str]:
 
 def _of_inference(story: Story, done: InferenceDone, outcome: Outcome) -> Iterator[str]:
     inference = story.configuration.inference
-    if done.mse is None:
+    if done.gating is None:
         yield f"The inference test gave no number: {done.problem or 'no reason given'}."
         return
     if done.skill is not None and done.skill <= 0:
@@ -88,8 +89,15 @@ def _of_inference(story: Story, done: InferenceDone, outcome: Outcome) -> Iterat
         yield "The clips are not held out: frames of the test may have been trained on."
     if done.mode == "teacher-forced":
         yield "Teacher-forced: every frame was predicted from true frames, errors could not add up."
-    if inference.sample_index is not None:
-        yield f"One clip gated (sample index {inference.sample_index}), not the mean over held-out clips."
+    if done.gated_by == "mse_standard":
+        clip = "" if inference.sample_index is None else f" (sample index {inference.sample_index})"
+        alone = "" if done.mse is not None else "; a model that predicts no motion can pass that"
+        yield (
+            f"One clip gated{clip}, with random actions and the copied context averaged in, not the mean "
+            f"over held-out clips{alone}."
+        )
+    if done.actions in ("random", "given"):
+        yield f"Actions were {done.actions}, not the ones that led to what really came."
     if (ceiling := tokenizer_limits(story)) is not None:
         yield ceiling
     if done.mean_frame_skill is not None and done.skill is not None and done.skill <= done.mean_frame_skill:
@@ -129,13 +137,20 @@ def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
         if unseen:
             attempts = ", ".join(str(event.attempt) for event in unseen)
             yield f"GPU activity of {stage} was not observed throughout (attempts {attempts})."
-    relaunched = [a for a in story.attempts.values() if len(a.starts) > 1]
+    relaunched = [a for a in story.attempts.values() if not all(start.recount for start in a.starts[1:])]
     if relaunched:
         names = ", ".join(f"{a.starts[-1].stage} attempt {a.starts[-1].attempt}" for a in relaunched)
         yield f"Training processes died or hung and were launched again: {names}."
+    in_chunks = [stage for stage in STAGES if len(list(story.of(stage))) > 1]
+    if story.spec.backend == "checkout" and in_chunks:
+        yield (
+            "The checkout made a learning-rate schedule for each launch, so the rate of "
+            f"{', '.join(in_chunks)} is a saw-tooth. Larger chunks have fewer teeth, one chunk for a stage "
+            "has none, and worldloop's own trainer keeps one schedule."
+        )
     if story.alerts:
         channels = ", ".join(sorted({alert.channel for alert in story.alerts}))
-        yield f"{len(story.alerts)} alerts of silence were raised ({channels})."
+        yield f"{len(story.alerts)} alerts were raised ({channels})."
     if story.spec.observe:
         gates = [gate for gate in [*story.gates, *story.inference_gates] if gate.observed is not None]
         names = ", ".join(f"{gate.stage} attempt {gate.attempt} ({gate.reason})" for gate in gates)

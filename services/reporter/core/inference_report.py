@@ -73,7 +73,7 @@ def _inference(story: Story, done: InferenceDone) -> list[str]:
     if not done.ok:
         return [*lines, f"The test did not come to its end: {done.problem}"]
     held_out = "held out" if done.held_out else "**not held out**"
-    mode = f"{done.mode}, {duration(done.seconds)}"
+    mode = f"{done.mode}, actions {done.actions}, {duration(done.seconds)}"
     frames = f"{done.frames_inferred} of {done.frames_expected} frames over {done.clips} clips"
     lines += [
         f"{frames} ({held_out}), {mode}.",
@@ -85,6 +85,8 @@ def _inference(story: Story, done: InferenceDone) -> list[str]:
         lines += [picture(done.picture, "original frames and predicted ones"), ""]
     if done.video is not None:
         lines += [f"Video: {link(done.video)}", ""]
+    if done.preview is not None:
+        lines += [f"Animated: {link(done.preview)}", ""]
     lines += _per_frame(done)
     return lines
 
@@ -103,28 +105,47 @@ def _verdict(gate: GateDecided | None) -> list[str]:
 
 
 def _numbers(story: Story, done: InferenceDone) -> list[str]:
-    interval = (
-        f" (95 %: {number(done.mse_low)} to {number(done.mse_high)})" if done.mse_low is not None else ""
-    )
+    limit = {done.gated_by: f"limit {number(story.configuration.inference.max_mse)}"}
+    standard = "the reference's number: one clip, random actions, context averaged in"
     rows = [
         (
             "MSE, predicted frames",
-            number(done.mse) + interval,
-            f"limit {number(story.configuration.inference.max_mse)}",
+            number(done.mse) + _interval(done.mse_low, done.mse_high),
+            limit.get("mse", "over all clips; does not gate here"),
         ),
         ("MSE of repeating the last frame", number(done.persistence_mse), "baseline: persistence"),
-        ("skill", number(done.skill), "1 - MSE / persistence; above 0 beats it"),
+        (
+            "skill",
+            number(done.skill) + _interval(done.skill_low, done.skill_high),
+            "1 - MSE / persistence; above 0 beats it",
+        ),
         ("MSE of the mean frame", number(done.mean_frame_mse), f"its skill: {number(done.mean_frame_skill)}"),
         ("tokenizer MSE", number(done.tokenizer_mse), "the ceiling: reconstruction of the same frames"),
-        ("PSNR, dB", number(done.psnr), f"ceiling {number(done.tokenizer_psnr)}"),
-        ("SSIM", number(done.ssim), "1 is equal"),
-        ("delta PSNR, dB", number(done.delta_psnr), "inferred minus random actions; above 0: actions steer"),
+        (
+            "PSNR, dB",
+            number(done.psnr) + _interval(done.psnr_low, done.psnr_high),
+            f"ceiling {number(done.tokenizer_psnr)}",
+        ),
+        ("SSIM", number(done.ssim) + _interval(done.ssim_low, done.ssim_high), "1 is equal"),
+        (
+            "delta PSNR, dB",
+            number(done.delta_psnr) + _interval(done.delta_psnr_low, done.delta_psnr_high),
+            "inferred minus random actions; above 0: actions steer",
+        ),
         ("motion ratio", number(done.motion_ratio), "1 moves as much as the original"),
         ("action codes in use", number(done.actions_in_use), f"of {number(done.actions_total)}"),
         ("share of frames seen in training", number(done.seen_share), "exact copies"),
-        ("mse_standard", number(done.mse_standard), "the reference's number: one clip, context averaged in"),
+        (
+            "mse_standard",
+            number(done.mse_standard),
+            ", ".join(filter(None, (limit.get("mse_standard"), standard))),
+        ),
     ]
     return table(("number", "value", "compare with"), rows)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None else f" (95 %: {number(low)} to {number(high)})"
 
 
 def _per_frame(done: InferenceDone) -> list[str]:
@@ -135,6 +156,8 @@ def _per_frame(done: InferenceDone) -> list[str]:
         "persistence": done.persistence_per_frame,
         "skill": done.skill_per_frame,
         "PSNR": done.psnr_per_frame,
+        "SSIM": done.ssim_per_frame,
+        "tokenizer MSE": done.tokenizer_per_frame,
     }
     present = {name: values for name, values in columns.items() if len(values) == len(done.mse_per_frame)}
     return table(

@@ -19,7 +19,11 @@ def resume_point(plan: ChunkPlan, found: Iterable[CheckpointInfo]) -> tuple[str 
     Returns:
         Path of the checkpoint (none: a fresh start) and the updates done in it.
     """
-    own = [each for each in found if each.valid and plan.start_step < each.step <= plan.target_step]
+    own = [
+        each
+        for each in found
+        if each.valid and plan.start_step < each.step <= plan.target_step + plan.overshoot
+    ]
     newest = max(own, key=lambda each: each.step, default=None)
     return (newest.path, newest.step) if newest else (plan.resume_from, plan.start_step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from services.trainer.wire import CACHE, DEVICE, THREADS, Ready, Run
 from services.trainer.worker.link import Link
+from shared.errors import WorldloopError
 
 if TYPE_CHECKING:
     from services.trainer.worker.ranks import Ranks
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Train plan after plan until told to exit."""
+    """Train plan after plan until told to exit; an error of ours ends the process with its sentence alone."""
+    try:
+        _train_all()
+    except WorldloopError as error:
+        sys.exit(f"worldloop: {error}")
+
+
+def _train_all() -> None:
     # Before torch is imported, so that the trainer's death ends this process even then.
     link = Link.connect() if os.environ.get("RANK", "0") == "0" else None
     ranks = _join()

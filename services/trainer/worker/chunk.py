@@ -167,14 +167,16 @@ class Chunk:
 
 
 def finished(chunk: Chunk, end: End, step: int, cpu_seconds: list[float], tracking: Tracking) -> Finished:
-    """The report of a chunk that is over."""
-    directory = tracking.directory
+    """The report of a chunk that is over; no problem is reported twice by one group."""
+    directory, session = tracking.directory, chunk.session
+    problems = [each for each in (*session.problems, *tracking.problems) if each not in session.told]
+    session.told.update(problems)
     return Finished(
         reason=end,
         end_step=step,
         cpu_seconds=cpu_seconds,
         timing=chunk.timing,
         wandb_run_id=tracking.run_id,
-        wandb_dir=chunk.session.bundle.relative(directory) if directory else None,
-        problems=[*chunk.session.problems, *tracking.problems],
+        wandb_dir=session.bundle.relative(directory) if directory else None,
+        problems=problems,
     )

@@ -17,6 +17,7 @@ from shared.bundle import Bundle
 from shared.config import StageConfig
 from shared.datasets.frames import FramesDataset, dataset_path
 from shared.sheets import MOST_ROWS, sheet_path, write_sheet
+from shared.worldmodel import upstream
 from shared.worldmodel.build import build_model, load_weights
 from shared.worldmodel.checkpoints import (
     Checkpoint,
@@ -65,6 +66,8 @@ class Session:
         self.order = WindowOrder(self.dataset.train_windows, seed_of(self.seed, self.stage))
         self.problems: list[str] = []
         """What went wrong without ending the training, once each."""
+        self.told: set[str] = set()
+        """Those that the end of a chunk has reported."""
         self._data = Data(self.dataset, ranks.device, cache, self.problems.append)
         self.task = build_task(self.stage, config, self.bundle, run.plan.upstream, self._data)
         self.optimizer = make_optimizer(self.task.model, config)
@@ -73,6 +76,8 @@ class Session:
         self.model = ranks.wrap(self.task.model)
         self._holds: Holds | None = Holds(None, 0)
         self._seen = [seen_in(self.dataset)]
+        weights = {stage: model.state_dict() for stage, model in self.task.frozen.items()}
+        self._trained_with = upstream.record(run.plan.upstream, weights)
 
     def restore(self, run: Run, config: StageConfig) -> None:
         """Put weights and optimizer where the plan wants them; nothing to do if they are there.
@@ -142,7 +147,7 @@ class Session:
                 step=step,
                 config=config,
                 schedule=run.plan.schedule,
-                extra=record(self._seen),
+                extra=record(self._seen) | self._trained_with,
             )
         self._holds = Holds(path, step)
         return path

@@ -47,6 +47,11 @@ class Task(Protocol):
         """What is trained, not wrapped."""
         ...
 
+    @property
+    def frozen(self) -> dict[Stage, nn.Module]:
+        """Models of other stages that it is trained with."""
+        ...
+
     def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
         """What the model trains on: these training windows, with this randomness."""
         ...
@@ -62,6 +67,11 @@ class TokenizerTask:
 
     model: VideoTokenizer
     data: Data
+
+    @property
+    def frozen(self) -> dict[Stage, nn.Module]:
+        """None."""
+        return {}
 
     def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:  # noqa: ARG002
         """The frames alone."""
@@ -80,6 +90,11 @@ class LatentActionsTask:
 
     model: LatentActions
     data: Data
+
+    @property
+    def frozen(self) -> dict[Stage, nn.Module]:
+        """None."""
+        return {}
 
     def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
         """The frames."""
@@ -102,6 +117,12 @@ class DynamicsTask:
     latent_actions: LatentActions | None
     """None without actions."""
     tokens: TokenCache
+
+    @property
+    def frozen(self) -> dict[Stage, nn.Module]:
+        """Tokenizer and, with actions, latent actions."""
+        models: dict[Stage, nn.Module] = {"video_tokenizer": self.tokenizer}
+        return models if self.latent_actions is None else {**models, "latent_actions": self.latent_actions}
 
     def inputs(self, windows: Indices, generator: torch.Generator) -> Inputs:
         """Tokens and actions."""

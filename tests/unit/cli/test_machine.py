@@ -28,3 +28,5 @@ def test_the_count_does_not_matter_where_nothing_is_trained() -> None:
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(UsageError, match="no usable GPU"):
         place(TrainingConfig(device="cuda"), gpus=0, allow_single_gpu=True)
+    with pytest.raises(UsageError, match="no usable GPU"):
+        place(TrainingConfig(device="cuda"), gpus=0, allow_single_gpu=False, check_count=False)

@@ -92,6 +92,12 @@ def test_events_of_other_runs_change_nothing(story: list[Event]) -> None:
     assert fold(view, recorded(story[0])[0]) == view
 
 
+def test_the_number_that_gated_the_inference_test_is_said_with_its_name(story: list[Event]) -> None:
+    done = InferenceDone(run_id=RUN, inference_try=1, ok=True, gated_by="mse_standard", mse_standard=0.0126)
+    view = fold_all(RUN, recorded(story[0], done, story[-1]))
+    assert any("inference  mse_standard 0.0126" in text for text in render.ending(view))
+
+
 def test_the_picture_of_the_inference_test_is_among_what_to_open(story: list[Event]) -> None:
     done = InferenceDone(
         run_id=RUN, inference_try=1, ok=True, mse=0.01, skill=0.7, picture="inference_results/a.png"

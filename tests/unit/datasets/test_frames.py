@@ -213,7 +213,7 @@ def test_a_file_of_the_wrong_kind_is_refused_by_name(
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match=r"pong_frames\.h5: no such dataset\. Put pong_frames\.h5 there.*data record"
+        DatasetError, match=r"pong_frames\.h5: no such dataset\. Get it: .*download --pattern pong.* record"
     ):
         opened(tmp_path / "pong_frames.h5", tmp_path)
     with pytest.raises(DatasetError, match=r"Did you mean ZELDA\?"):

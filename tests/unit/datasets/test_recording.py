@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,18 +140,6 @@ def test_an_unknown_environment_names_close_ones(tmp_path: Path) -> None:
         record("ALE/Pnog-v5", tmp_path / "c.h5", frames=5)
 
 
-def test_continuous_actions_are_refused(tmp_path: Path) -> None:
-    class Continuous(Counting):
-        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-
-    register("Continuous-v0", Continuous)
-    try:
-        with pytest.raises(DatasetError, match=r"Continuous-v0: its actions are Box"):
-            record("Continuous-v0", tmp_path / "c.h5", frames=5)
-    finally:
-        del gymnasium.registry["Continuous-v0"]
-
-
 def test_without_gymnasium_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(DatasetError, match=r"pip install 'worldloop\[data\]'"):
@@ -162,6 +151,131 @@ def test_without_ale_py_only_its_games_are_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(DatasetError, match="ALE's games come with ale-py"):
         record("ALE/Pong-v5", tmp_path / "c.h5", frames=5)
     assert recorded(tmp_path / "c.h5", frames=5).frames == 5
+
+
+def test_without_vizdoom_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vizdoom.gymnasium_wrapper", None)
+    with pytest.raises(DatasetError, match="ViZDoom's games come with vizdoom"):
+        record("VizdoomBasic-v1", tmp_path / "c.h5", frames=5)
+
+
+def test_doom_is_recorded_bit_for_bit_and_leaves_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    doom = [
+        record("VizdoomBasic-v1", tmp_path / name, frames=90, seed=3, keep_every=1, policy="random")
+        for name in ("a.h5", "b.h5")
+    ]
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+    assert (doom[0].actions, doom[0].episodes > 1) == (4, True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["frames"][:].max(axis=(1, 2, 3)).min() > 50  # not the black after an episode
+        assert json.loads(file.attrs["action_names"]) == ["NOOP", "ATTACK", "MOVE_RIGHT", "MOVE_LEFT"]
+        assert file.attrs["fps"] == 35 / 4
+        assert sorted(np.unique(file["actions"])) == [0, 1, 2, 3]
+
+
+def test_a_file_of_actions_is_what_is_played(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.txt"
+    plan.write_text(" ".join(str(step % 6) for step in range(20)))
+    recorded(tmp_path / "c.h5", policy=str(plan), keep_every=1)
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert file["actions"][:].tolist() == [step % 6 for step in range(20)]
+        assert file["frames"][:, 0, 0, 1].tolist() == [step % 6 for step in range(20)]
+        assert file.attrs["policy"] == "file plan.txt"
+        assert "new_action" not in file.attrs
+
+
+def test_a_function_sees_what_the_game_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "watching.py").write_text("def play(image, count, chance):\n    return int(image[0, 0, 0])\n")
+    monkeypatch.chdir(tmp_path)
+    recorded(tmp_path / "c.h5", policy="watching:play", keep_every=1)
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert file["actions"][:10].tolist() == [0, 1, 2, 3, 4] * 2
+
+
+class Buttons(Counting):
+    """Two buttons at once, and a picture in a dictionary."""
+
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        image, *rest = super().step(10 * int(action[0]) + int(action[1]))
+        return {"screen": image[:, :, 1:2], "health": 3}, *rest
+
+    def reset(self, **options: Any) -> tuple[dict, dict]:
+        image, info = super().reset(**options)
+        return {"screen": image[:, :, 1:2]}, info
+
+
+class Continuous(Counting):
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+
+class Failing(Counting):
+    def step(self, action: int) -> Any:
+        raise OSError("the emulator is gone")
+
+
+class Blind(Counting):
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict]:
+        super().reset(**options)
+        return np.zeros(3), {}
+
+    def render(self) -> np.ndarray:
+        return np.zeros(3)
+
+
+@pytest.fixture
+def environments() -> Iterator[None]:
+    made = {"Buttons-v0": Buttons, "Continuous-v0": Continuous, "Failing-v0": Failing, "Blind-v0": Blind}
+    for name, entry in made.items():
+        register(name, entry)
+    yield
+    for name in made:
+        del gymnasium.registry[name]
+
+
+@pytest.mark.usefixtures("environments")
+def test_combinations_of_buttons_are_numbered(tmp_path: Path) -> None:
+    summary = record("Buttons-v0", tmp_path / "c.h5", frames=40, size=4, frame_skip=1, policy="random")
+    assert summary.actions == 6
+    with h5py.File(tmp_path / "c.h5") as file:
+        pressed = [0, 1, 2, 10, 11, 12]
+        assert file["frames"][:, 0, 0, 0].tolist() == [pressed[action] for action in file["actions"][:]]
+
+
+@pytest.mark.usefixtures("environments")
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ("Continuous-v0", r"its actions are Box.* at most 64 combinations"),
+        ("Failing-v0", "failed in the middle of a game, OSError: the emulator is gone"),
+        ("Blind-v0", "shows no RGB frames"),
+        ("no_such_module:Game-v0", "module 'no_such_module' cannot be imported"),
+        ("VizdoomDoomE1M1-S1-v0", "cannot be started, FileDoesNotExistException"),
+    ],
+)
+def test_an_environment_that_cannot_be_recorded_says_why(tmp_path: Path, env: str, says: str) -> None:
+    with pytest.raises(DatasetError, match=f"^{env}: {says}"):
+        record(env, tmp_path / "c.h5", frames=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_of_a_module_of_ones_own_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_games.py").write_text(
+        "import gymnasium\ngymnasium.register('Mine-v0', gymnasium.registry['Counting-v0'].entry_point)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert record("my_games:Mine-v0", tmp_path / "c.h5", frames=5, size=4).frames == 5
+    finally:
+        gymnasium.registry.pop("Mine-v0", None)
+    assert recording_path("my_games:Mine-v0", tmp_path) == tmp_path / "mine_frames.h5"
 
 
 def test_a_recording_is_named_after_its_game(tmp_path: Path) -> None:

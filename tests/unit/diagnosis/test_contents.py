@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from services.diagnosis import artifacts
+from services.monitor.core import checkpoints as outside
 from tests.unit.diagnosis.cases import look, of
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "tinyworlds_run"
@@ -28,5 +28,5 @@ def test_contents_are_read_where_torch_is_installed(tmp_path: Path) -> None:
 def test_what_counts_as_empty_is_what_the_trainer_takes_for_empty() -> None:
     from shared.worldmodel import checkpoints
 
-    assert (artifacts.FILES, artifacts.TINY) == (checkpoints.FILES, checkpoints.TINY)
-    assert artifacts.LARGE_FILES == (checkpoints.MODEL, checkpoints.OPTIMIZER)
+    assert (outside.FILES, outside.TINY) == (checkpoints.FILES, checkpoints.TINY)
+    assert outside.LARGE_FILES == (checkpoints.MODEL, checkpoints.OPTIMIZER)

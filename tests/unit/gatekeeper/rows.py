@@ -88,6 +88,8 @@ LADDERS = "Ladders"
 INFERENCE = "The inference gate"
 OPERATOR = "The operator, and services that do not answer"
 
+OF_CHECKOUT = {"gated_by": "mse_standard", "mse": None, "skill": None, "mse_standard": 0.012611}
+"""What the test through a checkout's own script has to say: one number."""
 ONE_RUNG = {"ladder_mode": "one_rung", "ladders": {"video_tokenizer": {"log_interval_floor": 1}}}
 BEHIND = {"video_tokenizer": {"batch_size_per_gpu": 2}}
 
@@ -446,6 +448,20 @@ TRANSCRIPTS: tuple[Transcript, ...] = (
             "dynamics",
             tests=[{"mse": 0.5, "tokenizer_mse": 0.04, "skill": -0.2}],
             policy={"max_inference_retries": 0},
+        ).play(),
+    ),
+    Transcript(
+        INFERENCE,
+        "inference_checkout",
+        "Through a checkout's own `run_inference.py` the number it prints gates, and no other is needed; "
+        "a test of other checkpoints than the selected is none.",
+        lambda: run(
+            "dynamics",
+            tests=[
+                {**OF_CHECKOUT, "checkpoints": {"dynamics": "results/other/dynamics_step_9"}},
+                {**OF_CHECKOUT, "mse_standard": 0.05},
+                {**OF_CHECKOUT, "mse_standard": 0.012611},
+            ],
         ).play(),
     ),
     Transcript(

@@ -44,6 +44,32 @@ def test_the_mse_must_not_be_above_the_limit_of_the_configuration(mse: float, de
     assert gate({"mse": mse}).decision == decision
 
 
+@pytest.mark.parametrize(("standard", "decision"), [(0.03, "continue"), (0.0301, "retune")])
+def test_where_one_clip_was_asked_for_its_number_gates(standard: float, decision: str) -> None:
+    found = gate({"gated_by": "mse_standard", "mse_standard": standard, "mse": 0.5 - standard})
+    assert found.decision == decision
+    assert [(each.name, each.value) for each in found.reasons if each.check == 6] == [
+        ("mse_standard", standard)
+    ]
+
+
+def test_a_test_of_one_clip_needs_no_other_number() -> None:
+    assert gate({"gated_by": "mse_standard", "mse_standard": 0.01, "mse": None}).decision == "continue"
+    found = gate({"gated_by": "mse_standard", "mse_standard": None})
+    assert (found.decision, found.reason) == ("stop", "inference_crash")
+
+
+def test_the_policy_can_require_that_a_number_is_beyond_doubt() -> None:
+    assert gate({"skill": 0.4, "skill_low": -0.1}, requiring(skill_low={"above": 0})).decision == "retune"
+    assert gate({"skill": 0.4, "skill_low": 0.1}, requiring(skill_low={"above": 0})).decision == "continue"
+
+
+def test_the_film_is_evidence_and_its_failure_a_warning() -> None:
+    found = gate({"video": "inference_results/a.mp4", "preview": "inference_results/a.webp"})
+    assert found.evidence_paths[1:] == ["inference_results/a.mp4", "inference_results/a.webp"]
+    assert gate({"video_problem": "a.mp4: no encoder"}).decision == "continue"
+
+
 def test_the_limit_is_the_configurations() -> None:
     spec = only("dynamics", config={"inference": {"max_mse": 0.2}})
     assert gate({"mse": 0.1}, spec).decision == "continue"

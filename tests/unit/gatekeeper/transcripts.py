@@ -95,7 +95,8 @@ def tell(message: Event | Command) -> list[str]:
         case EvaluateInference():
             return [f"> inference: evaluate_inference, try {message.inference_try}, sending {message.retry}"]
         case InferenceDone():
-            found = f"mse {message.mse:g}" if message.mse is not None else "no mse"
+            gating, name = message.gating, message.gated_by
+            found = f"{name} {gating:g}" if gating is not None else f"no {name}"
             picture = "a picture" if message.picture else "no picture"
             ended = f"{found}, {picture}" if message.ok else f"failed: {message.problem}"
             return [f"inference_done {ended}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from shared.worldmodel.optim import make_optimizer
 from shared.worldmodel.seen import record, seen_in
 
 RUN_ID = "20260101_000000"
+RUN_NAME, RECORDING = "2026_01_01_00_00_00_square", "square_frames.h5"
 SIZE, FRAMES = 16, 300
 
 
@@ -88,15 +90,27 @@ def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
     return bundle.relative(directory)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """The run that each test gets a copy of."""
+    directory = tmp_path_factory.mktemp("trained")
+    config = configuration(write_recording(directory / RECORDING, moving_square()))
+    bundle = Bundle(directory / RUN_ID, RUN_NAME)
+    bundle.root.mkdir()
+    return _run(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
+
+
 @pytest.fixture
-def tiny_run(tmp_path: Path) -> TinyRun:
-    dataset = write_recording(tmp_path / "square_frames.h5", moving_square())
-    config = configuration(dataset)
-    root = tmp_path / RUN_ID
-    root.mkdir()
-    bundle = Bundle(root, "2026_01_01_00_00_00_square")
+def tiny_run(trained: TinyRun, tmp_path: Path) -> TinyRun:
+    """A run whose files a test may change, with its recording beside it."""
+    shutil.copytree(trained.bundle.root.parent, tmp_path, dirs_exist_ok=True)
+    bundle = Bundle(tmp_path / RUN_ID, RUN_NAME)
+    return _run(bundle, configuration(tmp_path / RECORDING), dict(trained.checkpoints))
+
+
+def _run(bundle: Bundle, config: RunConfig, checkpoints: dict[Stage, str]) -> TinyRun:
     spec = RunSpec(
-        bundle=str(root),
+        bundle=str(bundle.root),
         run_name=bundle.run_name,
         profile="test",
         configuration=config.model_dump(mode="json"),
@@ -104,4 +118,4 @@ def tiny_run(tmp_path: Path) -> TinyRun:
         origins={},
         stages=list(STAGES),
     )
-    return TinyRun(bundle, spec, {stage: save(bundle, stage, config) for stage in STAGES})
+    return TinyRun(bundle, spec, checkpoints)

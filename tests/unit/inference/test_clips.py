@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.inference.core.clips import Layout, clip_starts, random_codes, standard_start
+from services.inference.core.clips import Layout, clip_starts, given_codes, random_codes, standard_start
 from shared.config import InferenceConfig
 
 
@@ -50,3 +50,8 @@ def test_random_codes_are_those_given_and_repeat() -> None:
     assert set(codes.ravel().tolist()) == {1, 3}
     np.testing.assert_array_equal(codes, random_codes(np.array([1, 3]), (50, 4), seed=7))
     assert not np.array_equal(codes, random_codes(np.array([1, 3]), (50, 4), seed=8))
+
+
+def test_given_codes_lead_to_the_generated_frames_and_begin_again() -> None:
+    table = given_codes(np.array([1, 3, 2]), 2, Layout(context=3, horizon=2, generated=5))
+    assert table.tolist() == [[0, 0, 1, 3, 2, 1, 3, 2]] * 2

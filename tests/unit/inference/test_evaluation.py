@@ -16,7 +16,7 @@ from services.inference.evaluation import Evaluation, evaluate
 from services.inference.world import Decoding
 from shared.config import InferenceConfig
 from shared.datasets.frames import FramesDataset
-from shared.errors import DatasetError, WorldloopError
+from shared.errors import DatasetError, UsageError, WorldloopError
 from tests.unit.inference.conftest import moving_square, write_recording
 
 
@@ -138,7 +138,7 @@ def test_delta_is_taken_at_temperature_0_with_five_sets_of_actions(tmp_path: Pat
     evaluated(world, dataset(tmp_path), temperature=0.7)
     assert [call[1].temperature for call in world.calls].count(0.0) == 1 + 5
     assert [call[1].temperature for call in world.calls].count(0.7) == 2
-    assert world.calls[0][0] == 8
+    assert [call[0] for call in world.calls].count(8) == 1 + 1 + 5
 
 
 def test_codes_in_use_are_counted_over_the_held_out_part(tmp_path: Path) -> None:
@@ -146,12 +146,76 @@ def test_codes_in_use_are_counted_over_the_held_out_part(tmp_path: Path) -> None
     assert (numbers["actions_in_use"], numbers["actions_total"]) == (2, 4)
 
 
+def test_actions_are_told_as_the_test_asks(tmp_path: Path) -> None:
+    recording = dataset(tmp_path)
+    inferred = evaluated(FakeWorld("obedient"), recording).numbers
+    random = evaluated(FakeWorld("obedient"), recording, actions="random").numbers
+    told = evaluated(FakeWorld("obedient"), recording, actions="given", action_codes=(1,)).numbers
+    assert [each["actions"] for each in (inferred, random, told)] == ["inferred", "random", "given"]
+    assert inferred["mse"] == pytest.approx(0, abs=1e-12)
+    assert random["mse"] > told["mse"] > 0  # code 1, on, is right but where the square goes back to the top
+
+
+def test_controllability_does_not_depend_on_what_the_test_tells(tmp_path: Path) -> None:
+    recording = dataset(tmp_path)
+    first, second = (
+        evaluated(FakeWorld("obedient"), recording, actions=how).numbers for how in ("inferred", "random")
+    )
+    assert first["delta_psnr_per_frame"] == second["delta_psnr_per_frame"]
+
+
+def test_a_code_that_no_model_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"action_codes: 4 is no action .* 0 \.\. 3"):
+        evaluated(FakeWorld("perfect"), dataset(tmp_path), actions="given", action_codes=(0, 4))
+
+
+@pytest.mark.parametrize("wrong", [{"actions": "given"}, {"action_codes": (1,)}])
+def test_given_actions_and_their_codes_belong_together(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        InferenceConfig.model_validate(wrong)
+
+
+def test_one_clip_gates_where_it_was_asked_for(tmp_path: Path) -> None:
+    recording = dataset(tmp_path)
+    assert evaluated(FakeWorld("frozen"), recording).numbers["gated_by"] == "mse"
+    found = evaluated(FakeWorld("frozen"), recording, sample_index=40)
+    assert found.numbers["gated_by"] == "mse_standard"
+    clip = recording.frames[40:54] / 255
+    expected = np.square(clip[2:] - clip[1]).mean() * 12 / 14
+    assert found.numbers["mse_standard"] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(found.real, recording.frames[None, 40:54])  # what gates is shown
+    np.testing.assert_allclose(found.predicted, clip[None, 1:2].repeat(12, axis=1), atol=1e-6)
+
+
+def test_every_number_is_told_per_frame_with_its_interval(tmp_path: Path) -> None:
+    numbers = evaluated(FakeWorld("frozen"), dataset(tmp_path)).numbers
+    for name in ("mse", "psnr", "ssim"):
+        assert numbers[f"{name}_low"] < numbers[name] < numbers[f"{name}_high"]
+        frames = numbers[f"{name}_per_frame"]
+        assert np.mean(frames) == pytest.approx(numbers[name])
+        intervals = numbers["intervals_per_frame"][name]
+        assert len(intervals) == 12
+        assert all(low <= mean <= high for (low, high), mean in zip(intervals, frames, strict=True))
+    assert np.mean(numbers["mean_frame_per_frame"]) == pytest.approx(numbers["mean_frame_mse"])
+    assert np.mean(numbers["tokenizer_per_frame"]) == pytest.approx(numbers["tokenizer_mse"])
+    assert numbers["delta_psnr_per_frame"][-1] == numbers["delta_psnr"]
+    assert numbers["seen_per_frame"] == [0] * 12
+
+
+def test_a_single_clip_has_numbers_and_no_intervals(tmp_path: Path) -> None:
+    numbers = evaluated(FakeWorld("frozen"), dataset(tmp_path), clips=1).numbers
+    assert numbers["mse"] > 0
+    assert [numbers[f"{name}_low"] for name in ("mse", "psnr", "ssim", "skill", "delta_psnr")] == [None] * 5
+    assert set(map(len, numbers["intervals_per_frame"].values())) == {0}
+
+
 @pytest.mark.parametrize("switch", ["configuration", "model"])
 def test_without_actions_none_are_given_and_there_is_no_delta(tmp_path: Path, switch: str) -> None:
     world = FakeWorld("perfect", with_actions=switch != "model")
     numbers = evaluated(world, dataset(tmp_path), use_actions=switch != "configuration").numbers
     assert not any(with_codes for _, _, with_codes in world.calls)
-    assert numbers["delta_psnr"] is None
+    assert numbers["actions"] == "none"
+    assert "delta_psnr" not in numbers
 
 
 def test_a_recording_too_short_is_tested_whole_and_says_so(tmp_path: Path) -> None:

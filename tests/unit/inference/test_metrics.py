@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,25 +27,6 @@ def test_psnr_is_20_db_at_an_error_of_a_tenth_and_stops_at_rounding() -> None:
     assert psnr[2] == pytest.approx(58.92, abs=0.01)
 
 
-def test_interval_is_students() -> None:
-    # mean 3, s = sqrt(2.5), n = 5: half-width 2.7764 * s / sqrt(5)
-    low, high = metrics.interval95(np.array([1.0, 2, 3, 4, 5])) or (0, 0)
-    assert (low, high) == (pytest.approx(3 - 1.96322, abs=1e-4), pytest.approx(3 + 1.96322, abs=1e-4))
-
-
-@pytest.mark.parametrize(("clips", "t"), [(2, 12.706), (11, 2.228), (12, 2.201), (31, 2.042), (121, 1.980)])
-def test_interval_narrows_as_students_t_does(clips: int, t: float) -> None:
-    values = np.tile([1.0, 3.0], clips)[:clips]
-    low, high = metrics.interval95(values) or (0, 0)
-    half = t * values.std(ddof=1) / math.sqrt(clips)
-    assert high == pytest.approx(values.mean() + half, rel=2e-4)
-    assert low == pytest.approx(max(0, values.mean() - half), rel=2e-3)
-
-
-def test_a_single_clip_has_no_interval() -> None:
-    assert metrics.interval95(np.array([1.0])) is None
-
-
 def test_skill_is_the_share_of_the_baselines_error_that_is_gone() -> None:
     assert metrics.skill(0.01, 0.04) == 0.75
     assert metrics.skill(0.04, 0.04) == 0
@@ -64,6 +43,12 @@ def test_motion_ratio_compares_how_much_moves() -> None:
     assert metrics.motion_ratio(clip(0.6, 0.5, 0.3), target) == pytest.approx(0.5)
     assert metrics.motion_ratio(target, clip(0.5, 0.5, 0.5)) is None
     assert metrics.motion_ratio(clip(0.5), clip(0.1)) is None
+
+
+def test_motion_is_told_from_each_frame_to_the_next() -> None:
+    target = clip(0.0, 0.2, 0.6)
+    assert metrics.motion_ratios(clip(0.0, 0.1, 0.5), target) == pytest.approx([0.5, 1])
+    assert metrics.motion_ratios(target, clip(0.0, 0.0, 0.6)) == []
 
 
 def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from PIL import Image
 
@@ -46,8 +47,14 @@ async def test_the_test_is_answered_with_all_numbers_and_a_picture(tiny_run: Tin
     assert done.checkpoints == tiny_run.checkpoints
     assert (done.frames_expected, done.frames_inferred, done.clips) == (18, 18, 3)
     missing = {key for key, value in done.model_dump().items() if value is None}
-    assert missing == {"problem", "video", "video_problem"}
-    assert len(done.mse_per_frame) == len(done.skill_per_frame) == len(done.psnr_per_frame) == 6
+    assert missing == {"problem", "video_problem"}
+    lengths = {key: len(value) for key, value in done.model_dump().items() if key.endswith("_per_frame")}
+    shorter = {"motion_ratio_per_frame": 5, "delta_psnr_per_frame": 4, "intervals_per_frame": 4}
+    assert lengths == dict.fromkeys(lengths, 6) | shorter
+    assert {key: len(found) for key, found in done.intervals_per_frame.items()} == dict.fromkeys(
+        ("mse", "skill", "psnr", "ssim"), 6
+    )
+    assert (done.actions, done.gated_by, done.gating) == ("inferred", "mse", done.mse)
     assert done.picture == "inference_results/inference_results_gt_vs_pred_20260101_123015.png"
     with Image.open(tiny_run.bundle.resolve(done.picture)) as picture:
         assert picture.width > 8 * 16
@@ -72,7 +79,7 @@ async def test_a_run_nobody_started_comes_again_later(tiny_run: TinyRun, tmp_pat
 
 def test_the_same_test_gives_the_same_numbers_bit_for_bit(tiny_run: TinyRun, tmp_path: Path) -> None:
     first, second = (tried(tiny_run, tiny_run.command(temperature=0.8), tmp_path) for _ in range(2))
-    changing = {"picture", "seconds"}
+    changing = {"picture", "video", "preview", "seconds"}
     assert first.model_dump(exclude=changing) == second.model_dump(exclude=changing)
     assert first.picture != second.picture
     other = tried(tiny_run, tiny_run.command(temperature=0.8, seed=1), tmp_path)
@@ -90,6 +97,25 @@ def test_a_longer_horizon_generates_as_many_frames(tiny_run: TinyRun, tmp_path: 
     done = tried(tiny_run, tiny_run.command(prediction_horizon=4), tmp_path)
     assert done.ok, done.problem
     assert (done.frames_inferred, len(done.mse_per_frame)) == (18, 6)
+
+
+def test_a_video_that_fails_is_a_warning_in_the_answer(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, pictures: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("services.inference.artifacts.write_video", fails)
+    done = tried(tiny_run, tiny_run.command(), tmp_path)
+    assert (done.ok, done.video) == (True, None)
+    assert "no space left on device" in (done.video_problem or "")
+    assert done.preview == "inference_results/inference_results_gt_vs_pred_20260101_123015.webp"
+
+
+def test_a_code_that_no_model_has_is_an_answer(tiny_run: TinyRun, tmp_path: Path) -> None:
+    done = tried(tiny_run, tiny_run.command(actions="given", action_codes=[7]), tmp_path)
+    assert not done.ok
+    assert "action_codes: 7 is no action" in (done.problem or "")
 
 
 def test_a_missing_checkpoint_is_an_answer(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -127,7 +153,9 @@ def test_a_missing_recording_is_an_answer(tiny_run: TinyRun, tmp_path: Path) -> 
 
 def test_a_crash_is_an_answer(tiny_run: TinyRun, tmp_path: Path) -> None:
     tiny_run.bundle.inference_results.write_text("in the way of the directory")
-    done = tried(tiny_run, tiny_run.command(), tmp_path)
+    with structlog.testing.capture_logs() as logged:
+        done = tried(tiny_run, tiny_run.command(), tmp_path)
+    assert [line["event"] for line in logged] == ["the inference test crashed"]
     assert not done.ok
     assert "Error" in (done.problem or "")
 

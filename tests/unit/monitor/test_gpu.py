@@ -105,6 +105,32 @@ def test_with_one_rank_there_is_nothing_to_miss(measure: Callable[..., GpuEviden
     assert measure([], until=600, world_size=1).observed
 
 
+def lose(sample: Sample, index: int) -> Sample:
+    """The same readings, but nothing from one GPU."""
+    changes = {"lost": True, "problem": "GPU is lost", "utilization": None, "ours": False}
+    gpus = [gpu.model_copy(update=changes if gpu.index == index else {}) for gpu in sample.gpus]
+    return sample.model_copy(update={"gpus": gpus})
+
+
+def test_a_gpu_lost_from_the_start_does_not_make_processes_decide(
+    sample: Make, measure: Callable[..., GpuEvidence]
+) -> None:
+    found = measure([lose(sample(t, (90, True), (80, True)), 1) for t in (1, 6, 11, 16)])
+    assert (found.dual_gpu_ok, found.decided_by, found.observed) == (False, "utilization", True)
+    assert [gpu.index for gpu in found.gpus] == [0]
+    assert found.problem == "GPU 1 could not be read: GPU is lost"
+
+
+def test_a_gpu_lost_on_the_way_counts_with_what_was_read(
+    sample: Make, measure: Callable[..., GpuEvidence]
+) -> None:
+    working = [sample(t, (90, True), (80, True)) for t in (1, 6)]
+    found = measure([*working, *(lose(sample(t, (90, True), (80, True)), 1) for t in (11, 16))])
+    assert found.dual_gpu_ok
+    assert [(gpu.samples, gpu.active_samples) for gpu in found.gpus] == [(4, 4), (2, 2)]
+    assert "GPU 1" in str(found.problem)
+
+
 def test_cpu_ranks_are_evidence_of_their_own(done: Callable[..., ChunkDone]) -> None:
     found = cpu_evidence(done())
     assert (found.evidence, found.dual_gpu_ok, found.cpu_seconds) == ("cpu_ranks", None, [2.5, 2.4])

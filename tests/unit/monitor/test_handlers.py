@@ -46,6 +46,8 @@ Done = Callable[..., ChunkDone]
 class FakeGpus:
     """GPUs with the utilizations they are given; a read may fail."""
 
+    problem: str | None = None
+
     def __init__(self, *utilizations: float) -> None:
         self.utilizations, self.broken, self.asked = utilizations, False, list[int]()
         self.was_asked, self._loop = asyncio.Event(), asyncio.get_running_loop()
@@ -61,6 +63,15 @@ class FakeGpus:
             )
             for index, percent in enumerate(self.utilizations)
         ]
+
+
+class NoGpus:
+    """A machine without a driver."""
+
+    problem = "the driver is missing"
+
+    def read(self, launcher_pid: int) -> list[GpuReading]:
+        raise GpuError(self.problem)
 
 
 class Clock:
@@ -107,8 +118,7 @@ def restart(bus: MemoryBus) -> Restart:
             bus=bus,
             runs=Runs(bus, Settings()),
             chunks=Chunks().fold_all(await bus.events()),
-            gpus=gpus,
-            gpu_problem=None if gpus is not None else "the driver is missing",
+            gpus=gpus if gpus is not None else NoGpus(),
             clock=time,
             since=time(),
         )

@@ -12,9 +12,10 @@ import yaml
 from services.reporter.core.lineage import lineage
 from services.reporter.core.story import tell
 from services.reporter.event_file import append_events, last_sequence
-from services.reporter.exports import gate_export, number, read_rows, write_config, write_gate_export
+from services.reporter.exports import gate_export, read_rows, write_config, write_gate_export
 from shared.bundle import Bundle
 from shared.bus.journal import last_event, read_journal
+from shared.history_export import number
 
 RUN = "20260101_000000"
 Log = Any
@@ -116,8 +117,9 @@ def test_an_attempt_that_began_before_an_accepted_step_replaces_what_followed(lo
 def test_rows_are_read_within_their_updates_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     path.write_text("_step,train/loss\n0,1\n1,nan\n2,3\n3,4\nx,5\n1,0.")
-    assert [row["train/loss"] for row in read_rows(path, 1, 3)] == ["nan", "3"]
-    assert number("nan") is None
+    rows = list(read_rows(path, 1, 3))
+    assert (str(rows[0]["train/loss"]), rows[1]["train/loss"]) == ("nan", 3)
+    assert [number(row, "train/loss") for row in rows] == [None, 3]
 
 
 def test_the_export_holds_the_lineages_rows(log: Log, bundle: Bundle) -> None:

@@ -171,6 +171,9 @@ def test_passing_on_mse_alone_is_the_first_residual_risk(log: Log) -> None:
     [
         ({"held_out": False}, "not held out"),
         ({"mode": "teacher-forced"}, "Teacher-forced"),
+        ({"actions": "random"}, "Actions were random"),
+        ({"gated_by": "mse_standard"}, "One clip gated"),
+        ({"gated_by": "mse_standard", "mse": None, "skill": None}, "One clip gated"),
         ({"tokenizer_mse": 0.04}, "no dynamics model can pass"),
         ({"mean_frame_skill": 0.9}, "mean frame"),
         ({"motion_ratio": 0.4}, "too still"),
@@ -189,6 +192,13 @@ def test_every_weakness_of_the_test_is_a_residual_risk(log: Log, numbers: dict[s
     assert risk in found
 
 
+def test_a_stage_that_a_checkout_trained_in_chunks_has_a_saw_tooth_rate(log: Log) -> None:
+    log.begin(backend="checkout").chunk(1, 0, 50)
+    assert "saw-tooth" not in " ".join(residual_risks(story(log), FAILED))
+    log.chunk(2, 50, 100)
+    assert "so the rate of dynamics is a saw-tooth" in " ".join(residual_risks(story(log), FAILED))
+
+
 def test_weaknesses_of_the_training_are_residual_risks_too(log: Log) -> None:
     log.begin().chunk(1, 0, 50, gate={"verdict": "watch", "reason": "watch", "degraded": True})
     again = next(r.message for r in log.records if isinstance(r.message, ChunkStarted))
@@ -199,6 +209,15 @@ def test_weaknesses_of_the_training_are_residual_risks_too(log: Log) -> None:
     assert "Degraded" in risks
     assert "flagged `watch`" in risks
     assert "launched again: dynamics attempt 1" in risks
+
+
+def test_a_launch_that_was_ended_to_be_counted_rightly_is_none_that_died(log: Log) -> None:
+    log.begin(backend="checkout").chunk(1, 0, 50)
+    first = next(r for r in log.records if isinstance(r.message, ChunkStarted))
+    changes = {"launch": 2, "recount": True}
+    again = first.__class__(99, first.time, "t", first.message.model_copy(update=changes))
+    log.records.insert(log.records.index(first) + 1, again)
+    assert "launched again" not in " ".join(residual_risks(story(log), FAILED))
 
 
 def test_a_tokenizer_above_the_limit_is_the_first_next_action(log: Log) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from services.trainer.core import ends
 from services.trainer.core.groups import requirements
-from services.trainer.core.guarding import Candidate, is_launcher, owner
 from services.trainer.core.launch import ENTRY, command, device, tuning, world_size
 from services.trainer.core.ledger import fold
 from services.trainer.core.lineage import disposable, resume_point
@@ -242,42 +241,3 @@ def test_ranks_share_the_cores_and_only_the_cpu_tunes_its_memory() -> None:
     assert tuning("cpu", 2, 8)["OMP_NUM_THREADS"] == "4"
     assert tuning("cpu", 4, 2)["OMP_NUM_THREADS"] == "1"
     assert tuning("cuda", 2, 8) == {"OMP_NUM_THREADS": "4"}
-
-
-@pytest.mark.parametrize(
-    ("line", "launcher"),
-    [
-        (["python", "-m", ENTRY], True),
-        (["python", "-m", "torch.distributed.run", "--standalone", "-m", ENTRY], True),
-        (["python", "/home/me/tinyworlds/scripts/train_dynamics.py", "--config", "x"], True),
-        (["python", "-m", "services.trainer.main"], False),
-        (["/venv/bin/python3.11", "-u", "-X", "dev", "-m", ENTRY], True),
-        (["python", "/venv/bin/torchrun", "--standalone", "scripts/train_dynamics.py"], True),
-        (["vim", "scripts/train_dynamics.py"], False),
-        (["grep", "-r", ENTRY], False),
-        (["python", "-m", "mypy", "scripts/train_dynamics.py"], False),
-        (["python", "-c", "pass", ENTRY], False),
-        (["python", "-u"], False),
-        ([ENTRY], False),
-        ([], False),
-    ],
-)
-def test_a_launcher_runs_a_stage_entry_point(line: list[str], launcher: bool) -> None:
-    assert is_launcher(line) is launcher
-
-
-@pytest.mark.parametrize(
-    ("environment", "directory", "whose"),
-    [
-        ({"WORLDLOOP_STACK": "/state"}, "/elsewhere", "ours"),
-        ({"WORLDLOOP_STACK": "/other/state"}, "/checkout", "other"),
-        ({}, "/checkout", "ours"),
-        ({}, "/elsewhere", "other"),
-        ({}, None, "other"),
-    ],
-)
-def test_a_launcher_is_ours_by_its_mark_or_without_one_by_its_checkout(
-    environment: dict[str, str], directory: str | None, whose: str
-) -> None:
-    candidate = Candidate(1, ["python", "-m", ENTRY], environment, directory)
-    assert owner(candidate, stack="/state", checkout="/checkout") == whose

@@ -79,6 +79,14 @@ async def test_what_lies_beyond_a_plans_start_leaves_the_lineage_and_is_kept(bun
     assert len(list((aside / "visualizations").iterdir())) == 2
 
 
+def test_what_a_killed_writer_left_is_cleared_before_a_plan_begins(bundle: Bundle) -> None:
+    folder = bundle.checkpoints(STAGE)
+    for leftover in (f".{STAGE}_step_9.replaced", f".{STAGE}_step_19.tmp"):
+        (folder / leftover).mkdir(parents=True)
+    supersede(bundle, STAGE, 10, attempt=1)
+    assert [path.name for path in folder.iterdir()] == [f"{STAGE}_step_9"]
+
+
 async def test_retention_deletes_whole_checkpoints(bundle: Bundle) -> None:
     directory = bundle.checkpoint(STAGE, 10)
     (directory / "inner").mkdir(parents=True)
@@ -111,7 +119,7 @@ def test_a_process_that_ignores_being_asked_is_killed_and_so_are_its_children() 
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        members = processes.tree([process.pid])
+        members = processes.tree(processes.alive([process.pid]))
         assert len(members) == 2
         asyncio.run(processes.end(members, grace_sec=0.1))
         assert not any(processes.lives(member) for member in members)

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
+from shared.bundle import recover
 from shared.config import StageConfig
 from shared.events import Schedule
 from shared.worldmodel.build import build_model
-from shared.worldmodel.checkpoints import load_checkpoint, newest_valid, recover, save_checkpoint
+from shared.worldmodel.checkpoints import load_checkpoint, newest_valid, save_checkpoint
 from shared.worldmodel.optim import make_optimizer
 
 TOUCHES = {"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove"}
@@ -73,14 +74,14 @@ def attempt(folder: Path, prepare: Callable[[int], None], number: int) -> bool:
         save(folder, 20, 2.0)
         os._exit(0)
     lived = os.waitpid(pid, 0)[1] == 0
-    newest = newest_valid(folder)
+    newest = newest_valid(folder).checkpoint
     recover(folder)
     found = load_checkpoint(folder / "video_tokenizer_step_19").model["encoder.latent_head.1.bias"]
     report = {
         "how": prepare.__name__,
         "number": number,
         "lived": lived,
-        "newest": newest and newest.name,
+        "newest": newest and newest.directory.name,
         "value": found[0].item(),
         "left": sorted(path.name for path in folder.iterdir()),
     }

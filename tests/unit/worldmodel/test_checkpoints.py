@@ -286,6 +286,7 @@ WEIGHTS = {"encoder.latent_head.1.weight": torch.ones(1000), "other": torch.zero
         (put("model_state_dict.pt", {"what": "x" * 2000}), "is no state dict"),
         (put("state.pt", {"config": {}}), "state.pt has no step"),
         (put("state.pt", {"step": 3}), "state.pt has no config"),
+        (put("state.pt", {"step": 3, "config": {"a": 1}, "worldloop": [1]}), "its entry 'worldloop' cannot"),
     ],
 )
 def test_a_bad_checkpoint_says_what_is_wrong(
@@ -313,13 +314,18 @@ def test_a_checkpoint_without_manifest_is_valid_when_it_is_not_ours(
 
 
 def test_the_newest_valid_checkpoint_goes_by_step_and_skips_broken_ones(writer: Writer) -> None:
-    assert newest_valid(writer.folder) is None
+    assert newest_valid(writer.folder).checkpoint is None
     writer.save(100)
     expected = writer.save(300)
-    (writer.save(500) / "state.pt").unlink()
+    broken = writer.save(500)
+    (broken / "state.pt").unlink()
     writer.save(200)
     (writer.folder / ".video_tokenizer_step_899.tmp").mkdir()
-    assert newest_valid(writer.folder) == expected
+    found = newest_valid(writer.folder)
+    assert found.checkpoint is not None
+    assert found.checkpoint.directory == expected
+    assert found.passed_over == (f"{broken} is no valid checkpoint: state.pt is missing",)
+    assert newest_valid(writer.folder, "dynamics").checkpoint is None
 
 
 # --- no code from files ---
@@ -390,10 +396,13 @@ def test_differing_architectures_name_key_values_and_owners(tinyworlds: Mapping[
         stage: architecture_of(load_checkpoint(path).config, stage) for stage, path in tinyworlds.items()
     }  # type: ignore[arg-type]
     check_same_architecture(known)
+    other = {**known["dynamics"], "n_actions": 8, "latent_dim": 6}
     with pytest.raises(
-        CheckpointError, match=r"n_actions is 4 in latent_actions and 8 in the configuration\."
+        CheckpointError,
+        match=r"latent_dim is 5 in video_tokenizer, dynamics and 6 in the configuration; "
+        r"n_actions is 4 in latent_actions, dynamics and 8 in the configuration\.",
     ):
-        check_same_architecture({**known, "the configuration": {**known["dynamics"], "n_actions": 8}})
+        check_same_architecture({**known, "the configuration": other})
     with pytest.raises(
         CheckpointError, match=r"config of dynamics has no usable n_actions, num_bins|num_bins, n_act"
     ):

@@ -1,0 +1,199 @@
+"""`worldloop watch --path` and `--every`: looks at a run's files again and again, and only reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from services.commands.diagnose import configured
+from services.commands.places import EVENTS_FILE
+from services.commands.view import ENDED
+from services.commands.watch_view import RunSeen, Signs, exit_code, lines, see
+from services.diagnosis.collect import Thresholds, collect
+from services.diagnosis.core.diagnosis import diagnose
+from services.diagnosis.core.model import StageDiagnosis
+from services.diagnosis.layout import find_results
+from services.monitor.config import SilenceLimits
+from services.monitor.files import WRITING_SEC, changed
+from shared.bundle import Bundle, write_atomic
+from shared.errors import BundleError, ConfigurationError, UsageError
+from shared.sheets import newest_sheet
+from shared.wandb_file import ended
+
+LATEST = "monitor_latest.info"
+DEFAULT_SEC = 10.0
+SHARE, MOST_SEC = 3, 60.0
+"""A pause is at least so many times as long as a look, up to a minute: a growing history is read anew."""
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)")
+UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+LONGEST_SEC = 365 * 86400.0
+
+
+def watch(path: Path, *, every: str | None, once: bool, as_json: bool, profile: str | None) -> int:
+    """Look until a run of ours is over or the person leaves.
+
+    Args:
+        path: Bundle, results or TinyWorlds run directory.
+        every: Between two looks, as 4h; what is seen is then kept in `Logs/`. None: every few seconds.
+        once: Look once.
+        as_json: One JSON object for each look.
+        profile: Judge by the policy of this profile; none: by the run's own, else the configured one.
+
+    Returns:
+        0 if the last look found nothing wrong, else 1.
+
+    Raises:
+        WorldloopError: There is nothing to look at, or the policy cannot be used.
+    """
+    pause = seconds(every) if every is not None else DEFAULT_SEC
+    policy, origin = configured(profile)
+    thresholds = Thresholds(policy.gatekeeper, origin, own=profile is not None)
+    limits = _own_limits(path) or policy.monitor.silence_sec
+    journal = _Journal(path) if every is not None else None
+    seen: RunSeen | None = None
+    with _screen(as_json=as_json, once=once) as show, contextlib.suppress(KeyboardInterrupt):
+        while True:
+            began = time.process_time()
+            try:
+                now = look(path, thresholds, limits, clock=time.time)
+            except (BundleError, OSError) as error:  # a file that went away under our eyes
+                if seen is None:
+                    raise BundleError(str(error)) from error
+                sys.stderr.write(f"worldloop: {error}\n")
+            else:
+                new = [text for name, text in now.alerts.items() if seen is None or name not in seen.alerts]
+                seen = now
+                if journal is not None:
+                    journal.write(seen, new)
+                show(seen)
+            if once or (seen is not None and seen.status in ENDED):
+                break
+            time.sleep(max(pause, min(MOST_SEC, SHARE * (time.process_time() - began))))
+    return exit_code(seen) if seen is not None else 0
+
+
+def look(path: Path, thresholds: Thresholds, limits: SilenceLimits, *, clock: Callable[[], float]) -> RunSeen:
+    """One look.
+
+    Args:
+        path: Bundle, results or TinyWorlds run directory.
+        thresholds: What to judge by.
+        limits: How long channels may be silent.
+        clock: Unix seconds; read when all files have been.
+
+    Raises:
+        BundleError: There is nothing to look at.
+        OSError: A file went away meanwhile.
+    """
+    found = diagnose(collect(path, thresholds))
+    results = find_results(path)
+    place = results.path if results is not None else None
+    signs = {stage.stage: _signs(stage, place) for stage in found.stages}
+    return see(
+        found,
+        signs,
+        limits=limits.model_dump(),
+        writing_sec=WRITING_SEC,
+        ended=found.status in ENDED,
+        now=clock(),
+    )
+
+
+def seconds(text: str) -> float:
+    """A length of time as people write it: 30s, 10m, 4h, 1d; without a unit seconds.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = DURATION.fullmatch(text.strip())
+    length = float(found[1]) * UNITS[found[2]] if found is not None else 0
+    if not 0 < length <= LONGEST_SEC:
+        raise UsageError(f"--every {text}: give a length of time such as 30s, 10m, 4h or 1d")
+    return length
+
+
+def _signs(stage: StageDiagnosis, run: Path | None) -> Signs:
+    """A stage's signs of life."""
+    histories = [Path(each) for each in stage.histories]
+    place = run / stage.stage if run is not None else None
+    sheet = newest_sheet(place / "visualizations") if place is not None else None
+    written = [at for at in map(changed, histories) if at is not None]
+    saved = [each.modified for each in stage.checkpoints]
+    pictured = changed(sheet)
+    traces = [*written, *saved, *(at for at in (pictured, changed(place)) if at is not None)]
+    logged = any(each.suffix == ".wandb" and ended(each) for each in histories[-1:])
+    reached = stage.step is not None and stage.target is not None and stage.step >= stage.target
+    return Signs(
+        began=min(traces, default=0.0),
+        last={
+            "history": max(written, default=None),
+            "checkpoint": max(saved, default=None),
+            "visualization": pictured,
+        },
+        ended=logged or reached,
+    )
+
+
+def _own_limits(path: Path) -> SilenceLimits | None:
+    """How long channels of a run of ours may be silent; none for others."""
+    file = Bundle(path, "").config / "policy.yaml"
+    if not (path / EVENTS_FILE).is_file() or not file.is_file():
+        return None
+    try:
+        section = (yaml.safe_load(file.read_bytes()) or {}).get("monitor", {})
+        return SilenceLimits.model_validate(section.get("silence_sec", {}))
+    except (yaml.YAMLError, AttributeError, ValidationError) as error:
+        raise ConfigurationError(str(file), "monitor.silence_sec", str(error), "Mend it.") from error
+
+
+class _Journal:
+    """`Logs/monitor_latest.info` and `Logs/monitor_<time>.log`, in the bundle or the working directory.
+
+    Args:
+        path: What is watched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        logs = Bundle(path if (path / EVENTS_FILE).is_file() else Path(), "").logs
+        self.latest = logs / LATEST
+        self.log = logs / f"monitor_{datetime.now(UTC):%Y_%m_%d_%H_%M_%S}.log"
+
+    def write(self, seen: RunSeen, new: Sequence[str]) -> None:
+        """The latest look whole, the log one after the other."""
+        text = "".join(f"{line}\n" for line in lines(seen))
+        try:
+            write_atomic(self.latest, text)
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(text + "".join(f"NEW ALERT {each}\n" for each in new) + "\n")
+        except OSError as error:
+            raise UsageError(f"{error.filename or self.log}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _screen(*, as_json: bool, once: bool) -> Iterator[Callable[[RunSeen], None]]:
+    """Where looks are shown: a panel on a terminal, lines elsewhere, or JSON."""
+    console = Console()
+    if as_json:
+        yield lambda seen: _write(seen.model_dump_json(indent=2 if once else None))
+    elif once or not console.is_terminal:
+        yield lambda seen: _write("\n".join(lines(seen)))
+    else:
+        with Live(console=console, auto_refresh=False) as live:
+            hint = "Ctrl-C leaves; nothing is touched"
+            yield lambda seen: live.update(Text("\n".join([*lines(seen), "", hint])), refresh=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""Play: the world model as a game in the browser; one process, one model, several players."""

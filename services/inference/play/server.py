@@ -1,0 +1,126 @@
+"""The play server: loads the models and the recording, and serves the page until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+import uvicorn
+
+from services.inference.play.app import create_app
+from services.inference.play.conductor import Conductor
+from services.inference.play.config import LOOPBACK, PlayConfig
+from services.inference.play.engine import Engine
+from services.inference.play.messages import LARGEST
+from services.inference.world import World
+from shared.datasets.frames import FramesDataset
+from shared.datasets.mapping import open_frames
+from shared.errors import DatasetError, UsageError, WorldloopError
+
+THREADS = 4
+"""Cores that decoding uses, at most: a batch of a few frames has no work for more."""
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to recognize, not what to listen on
+STALLED_SEC = 20
+"""A player who takes nothing for so long is cut off: a line that broke, a page that does not read."""
+GOODBYE_SEC = 3
+"""How long pages get to answer that the server ends."""
+
+
+def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
+    """Load the models and serve the page until SIGINT or SIGTERM.
+
+    Args:
+        config: What to serve, and where.
+        ready: Told the page's URL once it can be opened.
+
+    Raises:
+        WorldloopError: Checkpoints or recording cannot be used, the port is taken, or decoding failed.
+    """
+    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listener = _listen(config.host, config.port)
+    world = World.load(config.checkpoints, config.device)
+    dataset = FramesDataset.configured(
+        config.dataset, config.training, cache_dir=config.cache_dir, frame_size=world.frame_size
+    )
+    engine = Engine(world, dataset, config.settings)
+    legend = engine.legend(_action_names(config))
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    conductor = Conductor(
+        engine, config, codes=len(legend.codes), idle=legend.idle, chance=random.Random(config.settings.seed)
+    )
+    app = create_app(
+        conductor,
+        config,
+        legend,
+        size=engine.size,
+        most_steps=engine.most_steps,
+        with_actions=world.with_actions,
+        names=_names(config.host),
+        on_failure=fail,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            ws="websockets-sansio",
+            ws_max_size=LARGEST,
+            ws_per_message_deflate=False,  # PNG and mp4 are compressed already
+            timeout_graceful_shutdown=GOODBYE_SEC,
+        )
+    )
+    ready(_url(listener))
+    with suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises the signal again
+        server.run(sockets=[listener])
+    for error in failures:
+        raise WorldloopError(f"decoding failed: {type(error).__name__}: {error}") from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host} port {port} ({error.strerror}). Name another with --port or --host"
+        ) from error
+    # whoever connects inherits it; a WebSocket ping alone does not get rid of a full line
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STALLED_SEC)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in EVERYWHERE:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _names(host: str) -> set[str]:
+    """What this machine may be called in the browser, where others can reach it."""
+    if host in LOOPBACK:
+        return set()
+    return {name.lower() for name in (host, socket.gethostname(), socket.getfqdn())}
+
+
+def _action_names(config: PlayConfig) -> list[str]:
+    with open_frames(config.dataset) as frames:
+        text = frames.file.attrs.get("action_names", "[]")
+    try:
+        return [str(name) for name in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{config.dataset}: its attribute action_names is no JSON list ({error}). Record it again"
+        ) from error

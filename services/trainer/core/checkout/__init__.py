@@ -1,0 +1,1 @@
+"""How a TinyWorlds checkout is driven, as functions of values."""
