@@ -45,9 +45,11 @@ format: $(READY)  ## let ruff format and fix
 benchmarks: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/gate_turnaround.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/gatekeeper.py
 	$(BIN)/python benchmarks/visual.py
+	$(BIN)/python benchmarks/wandb_history.py
 	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/quality.py Riverraid
 

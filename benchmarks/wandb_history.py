@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as wandb
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from services.monitor.core.history import COLUMNS
 from shared.wandb_file import WandbFile, _records, _row
