@@ -131,13 +131,15 @@ async def test_a_rank_that_loops_is_relaunched_from_the_newest_checkpoint(
 
 @pytest.mark.usefixtures("tiny")
 async def test_a_group_hangs_with_any_of_its_ranks_and_as_often_as_it_hangs_it_is_relaunched(
-    stands: Stands, patience: Patience
+    stands: Stands, patience: Patience, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(tiny_worker.GO, str(tmp_path / "go"))
     stand = await stands(keep_last=1000, kill_grace_sec=0.5)
     chunk = plan("video_tokenizer", 0, TARGET, attempt=1, n_updates=TARGET, ends_stage=True, nproc_per_node=2)
     await stand.send(chunk)
     stopped = await hang(stand, patience, signal.SIGSTOP, rank=1, after=20)
     waited = await hang(stand, patience, WAIT, rank=0, after=max(map(step, stopped)) + 20)
+    (tmp_path / "go").touch()
     done = await stand.done(chunk)
     assert (done.reason, done.end_step, done.attempt) == ("completed", TARGET, 1)
     assert (done.launch, patience.hung) == (3, [True, True, False])
