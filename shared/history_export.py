@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from shared.bundle import sync_directory
+from shared.bundle import replacing
 from shared.errors import BundleError
+from shared.wandb_rows import STEP, Row
 
-Row = dict[str, Any]
 Format = Literal["csv", "json"]
 Suffix = Literal["gate", "latest"]
 FORMATS: tuple[Format, ...] = ("csv", "json")
-STEP = "_step"
 
 
 def export_path(folder: Path, stage: str, run_id: str, suffix: Suffix, form: Format) -> Path:
@@ -85,19 +84,11 @@ def write_exports(rows: Callable[[], Iterator[Row]], paths: dict[Format, Path]) 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A file that takes the place of an old one when all of it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    """A text that takes the place of an old file when all of it is there."""
+    with replacing(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
+        yield text
+        text.detach()
 
 
 def _value(cell: str) -> Any:

@@ -14,8 +14,9 @@ from services.diagnosis import histories, layout
 from shared.bundle import Bundle
 from shared.errors import BundleError, UsageError
 from shared.events import RUN_ID, STAGES, Stage
-from shared.history_export import FORMATS, STEP, Format, Row, csv_rows, export_path, number, write_exports
+from shared.history_export import FORMATS, Format, csv_rows, export_path, number, write_exports
 from shared.wandb_file import WandbFile
+from shared.wandb_rows import STEP, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import yaml
 from services.reporter.core.lineage import Piece
 from shared.bundle import Bundle, write_atomic
 from shared.events import GateStage, RunSpec, Stage
-from shared.history_export import FORMATS, STEP, Row, csv_rows, export_path, number, write_exports
+from shared.history_export import FORMATS, csv_rows, export_path, number, write_exports
+from shared.wandb_rows import STEP, Row
 
 
 def write_config(bundle: Bundle, run_id: str, spec: RunSpec) -> None:

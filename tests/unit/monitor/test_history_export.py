@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from typer.testing import CliRunner, Result
 
 from services import cli
 from services.diagnosis import histories
-from shared import history_export
 from shared.history_export import csv_rows, number, write_exports
 from tests.unit import wandb_log
 from tests.unit.diagnosis import cases
@@ -249,7 +249,7 @@ def test_a_disk_that_refuses_leaves_nothing_behind(here: Path, monkeypatch: pyte
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(history_export.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="No space"):
         write_exports(lambda: iter([{"_step": 1}]), {"json": path})
     assert list(here.iterdir()) == []
