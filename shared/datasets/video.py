@@ -69,7 +69,8 @@ class Video:
                 "again if it is cut short"
             )
         self._stream = streams[0]
-        self._stream.thread_type = "AUTO"
+        # Not by frames: what then is kept around damage depends on the number of cores.
+        self._stream.thread_type = "SLICE"
         self.path = path
         self.undecoded = 0
         """Pictures that could not be decoded, so far."""
