@@ -57,8 +57,11 @@ class TextbookNorm(Norm):
 class TextbookSpatial(SpatialAttention):
     """Scores, softmax and sum as three operations over all patches."""
 
-    def forward(self, x_btpe: Tensor, condition_bfa: Tensor | None) -> Tensor:
-        """As `SpatialAttention.forward`."""
+    def forward(
+        self, x_btpe: Tensor, condition_bfa: Tensor | None, places_bm: Tensor | None = None
+    ) -> Tensor:
+        """As `SpatialAttention.forward`, always of all patches."""
+        assert places_bm is None
 
         def heads(x: Tensor) -> Tensor:
             return x.reshape(-1, x.shape[2], self.num_heads, self.head).transpose(1, 2)
@@ -129,10 +132,14 @@ class TextbookTransformer(Transformer):
     """The temporal encoding made anew."""
 
     def forward(
-        self, x_btpe: Tensor, condition_bfa: Tensor | None = None, past: Cache | None = None
+        self,
+        x_btpe: Tensor,
+        condition_bfa: Tensor | None = None,
+        past: Cache | None = None,
+        places_bm: Tensor | None = None,
     ) -> Hidden:
         """As `Transformer.forward`, always over the whole window."""
-        assert past is None
+        assert past is None and places_bm is None  # noqa: PT018
         x_btpe = x_btpe + temporal_encoding(x_btpe.shape[1], x_btpe.shape[-1]).to(x_btpe)
         auxiliary = None
         for block in self.blocks:

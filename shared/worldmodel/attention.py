@@ -46,20 +46,8 @@ class SmallHeads(torch.autograd.Function):
         """Queries, keys, values [F, 3, N, K, P] -> [F, N, K, P]; F is any number of frames."""
         frames, _, heads, width, patches = qkv.shape
         q, k, v = (part.reshape(frames * heads, width, patches) for part in qkv.unbind(1))
-        q = q * (width**-0.5 * math.log2(math.e))
-        v = _with_row(v, 1.0)
-        largest = q.square().sum(1).amax() * k.square().sum(1).amax()
-        steep = bool(largest > STEEP**2)
-        summed = torch.empty_like(v)
-        peaks = q.new_zeros(len(q), 1, patches)
-        for part, scores in _blocks(q):
-            torch.bmm(q[part].transpose(1, 2), k[part], out=scores)
-            if steep:
-                top = scores.amax(-1, keepdim=True)
-                peaks[part] = top.transpose(1, 2)
-                scores.sub_(top)
-            scores.exp2_()
-            torch.bmm(v[part], scores.transpose(1, 2), out=summed[part])
+        q, v = q * (width**-0.5 * math.log2(math.e)), _with_row(v, 1.0)
+        summed, peaks = _summed(q, k, v)
         total = summed[:, width:]
         seen = summed[:, :width] / total
         if any(ctx.needs_input_grad):
@@ -76,7 +64,7 @@ class SmallHeads(torch.autograd.Function):
         # the extra rows subtract: the log of each row's sum from its scores, sum(p * dp) from each row of dp
         shifted = _with_row(grad, -(grad * seen).sum(1, keepdim=True))
         dq, dk, dv = grad.new_empty(3, *grad.shape).unbind()
-        for (part, shares), (_, slopes) in zip(_blocks(q), _blocks(q), strict=True):
+        for (part, shares), (_, slopes) in zip(_blocks(q, k), _blocks(q, k), strict=True):
             torch.bmm(q[part].transpose(1, 2), k[part], out=shares)
             shares.exp2_()
             torch.bmm(grad[part], shares, out=dv[part])
@@ -89,17 +77,52 @@ class SmallHeads(torch.autograd.Function):
         return torch.stack([each.view(frames, heads, width, patches) for each in (dq, dk, dv)], 1)
 
 
+def seen_by(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What `SmallHeads` computes, of some queries and without a gradient.
+
+    Args:
+        q: [F, N, K, M], for any number M of patches.
+        k: [F, N, K, P].
+        v: [F, N, K, P].
+
+    Returns:
+        [F, N, K, M].
+    """
+    width = q.shape[2]
+    summed, _ = _summed(
+        q.flatten(0, 1) * (width**-0.5 * math.log2(math.e)), k.flatten(0, 1), _with_row(v.flatten(0, 1), 1.0)
+    )
+    return (summed[:, :width] / summed[:, width:]).view(q.shape)
+
+
+def _summed(q_gkm: Tensor, k_gkp: Tensor, v_gkp: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over P of two to the score times the value, [G, K, M], and what was taken off the scores."""
+    largest = q_gkm.square().sum(1).amax() * k_gkp.square().sum(1).amax()
+    steep = bool(largest > STEEP**2)
+    summed = v_gkp.new_empty(*v_gkp.shape[:2], q_gkm.shape[2])
+    peaks = q_gkm.new_zeros(len(q_gkm), 1, q_gkm.shape[2])
+    for part, scores in _blocks(q_gkm, k_gkp):
+        torch.bmm(q_gkm[part].transpose(1, 2), k_gkp[part], out=scores)
+        if steep:
+            top = scores.amax(-1, keepdim=True)
+            peaks[part] = top.transpose(1, 2)
+            scores.sub_(top)
+        scores.exp2_()
+        torch.bmm(v_gkp[part], scores.transpose(1, 2), out=summed[part])
+    return summed, peaks
+
+
 def _with_row(x_gkp: Tensor, row: Tensor | float) -> Tensor:
     """One channel more: [G, K, P] -> [G, K+1, P]."""
     last = x_gkp.new_full((len(x_gkp), 1, x_gkp.shape[2]), row) if isinstance(row, float) else row
     return torch.cat([x_gkp, last], 1)
 
 
-def _blocks(q_gkp: Tensor) -> Any:
-    """Slices of the heads, and the one buffer [G, P, P] that takes the scores of each."""
-    number, _, patches = q_gkp.shape
-    size = min(number, max(1, BLOCK // patches**2))
-    buffer = q_gkp.new_empty(size, patches, patches)
+def _blocks(q_gkm: Tensor, k_gkp: Tensor) -> Any:
+    """Slices of the heads, and the one buffer [G, M, P] that takes the scores of each."""
+    number, shape = len(q_gkm), (q_gkm.shape[2], k_gkp.shape[2])
+    size = min(number, max(1, BLOCK // math.prod(shape)))
+    buffer = q_gkm.new_empty(size, *shape)
     for start in range(0, number, size):
         part = slice(start, min(start + size, number))
         yield part, buffer[: part.stop - start]

@@ -105,9 +105,16 @@ class Dynamics(nn.Module):
         loss = summed / max(places.numel(), 1)
         return loss if hidden.auxiliary is None else loss + hidden.auxiliary
 
-    def hidden(self, latents_btpl: Tensor, bits_bta: Tensor | None, past: Cache | None = None) -> Hidden:
-        """What the transformer makes of latents (the mask token where hidden), after the frames in `past`."""
-        return self.transformer(self.latent_embed(latents_btpl) + self.spatial_pe, bits_bta, past)  # type: ignore[no-any-return]
+    def hidden(
+        self,
+        latents_btpl: Tensor,
+        bits_bta: Tensor | None,
+        past: Cache | None = None,
+        places_bm: Tensor | None = None,
+    ) -> Hidden:
+        """What the transformer makes of latents (the mask token where hidden); arguments as its `forward`."""
+        x_btpe = self.latent_embed(latents_btpl) + self.spatial_pe
+        return self.transformer(x_btpe, bits_bta, past, places_bm)  # type: ignore[no-any-return]
 
     def logits(self, latents_btpl: Tensor, bits_bta: Tensor | None) -> Tensor:
         """Scores of every token at every place: [B, T, P, V]."""

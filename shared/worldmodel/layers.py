@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 from torch.utils.checkpoint import checkpoint
 
-from shared.worldmodel.attention import WIDEST, CausalAttention, SmallHeads, by_hand
+from shared.worldmodel.attention import WIDEST, CausalAttention, SmallHeads, by_hand, seen_by
 from shared.worldmodel.rms_norm import RmsNorm
 
 EPS = 1e-5
@@ -73,6 +73,17 @@ def to_frames(patches_btpx: Tensor, patch_size: int) -> Tensor:
     cut = patches_btpx.reshape(batch, time, grid, grid, 3, patch_size, patch_size)
     size = grid * patch_size
     return cut.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, time, 3, size, size)
+
+
+def pick(values_bnx: Tensor, places_bm: Tensor) -> Tensor:
+    """Rows of each sample: [B, N, X] and [B, M] -> [B, M, X]."""
+    return values_bnx.gather(1, places_bm.unsqueeze(-1).expand(-1, -1, values_bnx.shape[-1]))
+
+
+def pick_last(values: Tensor, places_bm: Tensor) -> Tensor:
+    """The same along a last axis: [B, ..., N] and [B, M] -> [B, ..., M]."""
+    places = places_bm.view(len(places_bm), *[1] * (values.dim() - 2), -1)
+    return values.gather(-1, places.expand(*values.shape[:-1], -1))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -182,18 +193,34 @@ class Attention(nn.Module):
 class SpatialAttention(Attention):
     """Every patch sees every patch of its frame."""
 
-    def forward(self, x_btpe: Tensor, condition_bfa: Tensor | None) -> Tensor:
-        """Attention within each frame, residual, norm: [B, T, P, E]."""
+    def forward(
+        self, x_btpe: Tensor, condition_bfa: Tensor | None, places_bm: Tensor | None = None
+    ) -> Tensor:
+        """Attention within each frame, residual, norm: [B, T, P, E].
+
+        Args:
+            x_btpe: The frames.
+            condition_bfa: Their conditions.
+            places_bm: Patches of the one frame to compute, not for training; none is all of them.
+        """
+        wanted_btme = x_btpe if places_bm is None else pick(x_btpe[:, 0], places_bm).unsqueeze(1)
         if self.head <= WIDEST and by_hand(x_btpe):
-            seen_fep = SmallHeads.apply(self._channels_first(x_btpe)).flatten(1, 2)  # type: ignore[no-untyped-call]
-            mixed = self._mixed(seen_fep, x_btpe)
+            qkv = self._channels_first(x_btpe)
+            if places_bm is None:
+                seen_fnkm = SmallHeads.apply(qkv)  # type: ignore[no-untyped-call]
+            else:
+                q, k, v = qkv.unbind(1)
+                seen_fnkm = seen_by(pick_last(q, places_bm), k, v)
+            mixed = self._mixed(seen_fnkm.flatten(1, 2), wanted_btme)
         else:
             x_fpe = x_btpe.flatten(0, 1)
             joined = fn.linear(x_fpe, *self._joined()).view(*x_fpe.shape[:2], 3, self.num_heads, self.head)
             q, k, v = joined.permute(2, 0, 3, 1, 4)
+            if places_bm is not None:
+                q = pick_last(q.transpose(2, 3), places_bm).transpose(2, 3)
             seen = fn.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-            mixed = self.out_proj(seen.reshape(x_btpe.shape))
-        return self.norm(x_btpe + mixed, condition_bfa)  # type: ignore[no-any-return]
+            mixed = self.out_proj(seen.reshape(wanted_btme.shape))
+        return self.norm(wanted_btme + mixed, condition_bfa)  # type: ignore[no-any-return]
 
 
 class TemporalAttention(Attention):

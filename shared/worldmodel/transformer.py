@@ -10,7 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shared.worldmodel.layers import FeedForward, SpatialAttention, TemporalAttention, temporal_encoding
+from shared.worldmodel.layers import (
+    FeedForward,
+    SpatialAttention,
+    TemporalAttention,
+    pick_last,
+    temporal_encoding,
+)
 from shared.worldmodel.moe import MixtureOfExperts
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -77,10 +83,16 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x_btpe: Tensor, condition_bfa: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self,
+        x_btpe: Tensor,
+        condition_bfa: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        places_bm: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
-        """The frames after this block, temporal keys and values so far, auxiliary loss."""
-        x_btpe = self.spatial_attn(x_btpe, condition_bfa)
+        """The frames (of a single one, these places), temporal keys and values so far, auxiliary loss."""
+        x_btpe = self.spatial_attn(x_btpe, condition_bfa, places_bm)
+        if past is not None and places_bm is not None:
+            past = pick_last(past[0], places_bm), pick_last(past[1], places_bm)
         x_btpe, keys_values = self.temporal_attn(x_btpe, condition_bfa, past)
         x_btpe, auxiliary = self.ffn(x_btpe, condition_bfa)
         return x_btpe, keys_values, auxiliary
@@ -117,7 +129,11 @@ class Transformer(nn.Module):
         self.register_buffer("temporal_tpe", temporal_encoding(LONGEST_WINDOW, embed_dim), persistent=False)
 
     def forward(
-        self, x_btpe: Tensor, condition_bfa: Tensor | None = None, past: Cache | None = None
+        self,
+        x_btpe: Tensor,
+        condition_bfa: Tensor | None = None,
+        past: Cache | None = None,
+        places_bm: Tensor | None = None,
     ) -> Hidden:
         """Run frames through the blocks.
 
@@ -125,13 +141,20 @@ class Transformer(nn.Module):
             x_btpe: Embeddings of the frames, positions in the frame already added.
             condition_bfa: One condition per frame, or one fewer: then the first frame has none.
             past: What an earlier call's `Hidden.cache` said about the frames before these.
+            places_bm: Patches of a single frame that are wanted, M of them; none is all. The last block
+                computes no others, and no later frame can go on from its cache.
         """
         before = past[0][0].shape[1] if past else 0
         x_btpe = x_btpe + self.temporal_tpe[before : before + x_btpe.shape[1]]
         cache: Cache = []
         losses: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            x_btpe, keys_values, auxiliary = block(x_btpe, condition_bfa, past[i] if past else None)
+            x_btpe, keys_values, auxiliary = block(
+                x_btpe,
+                condition_bfa,
+                past[i] if past else None,
+                places_bm if i == len(self.blocks) - 1 else None,
+            )
             cache.append(keys_values)
             if auxiliary is not None:
                 losses.append(auxiliary)

@@ -63,7 +63,7 @@ def test_new_frames_are_pixels_and_the_seed_decides_them(
     assert torch.equal(one, frames(2)) == (temperature == 0)
 
 
-def test_a_batch_is_decoded_as_itssample_tokenss_are(models: tuple[VideoTokenizer, Dynamics]) -> None:
+def test_a_batch_is_decoded_as_its_samples_are(models: tuple[VideoTokenizer, Dynamics]) -> None:
     _, dynamics = models
     indices = torch.randint(27, (4, 2, 16))
     bits = dynamics.bits(torch.randint(8, (4, 2)))
@@ -75,6 +75,23 @@ def test_a_batch_is_decoded_as_itssample_tokenss_are(models: tuple[VideoTokenize
         assert torch.equal(together[i : i + 1], alone)
 
 
+@pytest.mark.parametrize("heads", [4, 1], ids=["small heads", "one of 16"])
+@pytest.mark.parametrize("use_moe", [False, True])
+def test_wanted_patches_are_what_they_are_among_all(tiny, heads: int, use_moe: bool) -> None:
+    config = tiny.config(embed_dim=16, num_heads=heads, use_moe=use_moe, num_experts=2, top_k_experts=1)
+    dynamics = build_model("dynamics", config).eval()
+    indices = torch.randint(27, (3, 2, 16))
+    bits = dynamics.bits(torch.randint(8, (3, 2)))
+    wanted = torch.stack([torch.randperm(16)[:5] for _ in range(3)])
+    with torch.inference_mode():
+        past = dynamics.hidden(dynamics.latents(indices), bits[:, :1]).cache
+        latents = dynamics.latents(torch.randint(27, (3, 1, 16)))
+        everything = dynamics.hidden(latents, bits[:, 1:], past).x_btpe
+        some = dynamics.hidden(latents, bits[:, 1:], past, wanted).x_btpe
+    for sample in range(3):
+        torch.testing.assert_close(some[sample, 0], everything[sample, 0, wanted[sample]])
+
+
 def test_one_context_frame_and_no_actions_are_enough(models: tuple[VideoTokenizer, Dynamics]) -> None:
     tokenizer, dynamics = models
     context = torch.rand(2, 1, 3, 16, 16) * 2 - 1
@@ -82,7 +99,7 @@ def test_one_context_frame_and_no_actions_are_enough(models: tuple[VideoTokenize
     assert frames.shape == (2, 1, 3, 16, 16)
 
 
-def testsample_tokenss_follow_the_probabilities() -> None:
+def test_sampled_tokens_follow_the_probabilities() -> None:
     chances = torch.tensor([0.5, 0.0, 0.2, 0.3])
     drawn = sample_tokens(chances.log().expand(1, 20000, 4), torch.Generator().manual_seed(0))
     share = torch.bincount(drawn.flatten(), minlength=4) / 20000
