@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.training_worker import STEPS, Spec  # noqa: E402
+from services.commands.play import SPINS  # noqa: E402
 from services.trainer.core.launch import tuning  # noqa: E402
 from shared.events import STAGES  # noqa: E402
 
@@ -65,7 +66,10 @@ class Process:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(OURS_ALONE)}
         environment["OMP_NUM_THREADS"] = str(spec.threads)
         if spec.mode == "ours":
-            environment |= {**tuning(spec.device, 1, spec.threads), **(changes or {})}
+            environment |= tuning(spec.device, 1, spec.threads)
+            if spec.stage == "decode":
+                environment["GOMP_SPINCOUNT"] = SPINS
+            environment |= changes or {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.training_worker", json.dumps(asdict(spec))],
             stdin=subprocess.PIPE,

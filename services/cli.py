@@ -18,10 +18,13 @@ import typer
 from services.commands import places
 from services.commands.diagnose import DiagnoseCommand
 from services.commands.groups.arguments import Configs, Json, NatsUrl, OutputRoot, Run
+from services.commands.groups.bundle import bundle
 from services.commands.groups.checkpoints import checkpoints
 from services.commands.groups.data import data
 from services.commands.groups.history import history
 from services.commands.groups.monitor import monitor
+from services.commands.groups.notify import notify
+from services.commands.groups.report import report
 from services.commands.groups.train import train
 from services.commands.options import TrainOptions
 from shared.errors import UsageError, WorldloopError
@@ -38,8 +41,11 @@ app.add_typer(data, name="data")
 policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show what a run would be decided by.")
 app.add_typer(policy, name="policy")
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(bundle, name="bundle")
 app.add_typer(monitor, name="monitor")
+app.add_typer(notify, name="notify")
 app.add_typer(history, name="history")
+app.add_typer(report, name="report")
 
 
 def main() -> None:
@@ -69,11 +75,15 @@ def up(
     """Start the embedded stack: nats-server and the five services, supervised."""
     from services import stack
     from shared.settings import Settings
+    from shared.web import place
 
-    state = stack.up(Settings(), port=port, foreground=foreground)
+    settings = Settings()
+    state = stack.up(settings, port=port, foreground=foreground)
     if foreground:
         return
     typer.echo(f"{state.url}  {', '.join(child.name for child in state.children)}")
+    if (page := place.address(settings)) is not None:
+        typer.echo(f"live page: {page}")
     for problem in state.problems:
         typer.echo(problem, err=True)
     raise typer.Exit(1 if state.problems else 0)
@@ -99,10 +109,10 @@ app.command()(train)
 def status(
     run: Run = None, nats_url: NatsUrl = None, output_root: OutputRoot = None, as_json: Json = False
 ) -> None:
-    """Show where a run is. Exit code 1 for one that failed or was stopped."""
-    from services.commands import runs
+    """Show where a run is, once. Exit code 1 for one that failed or was stopped."""
+    from services.commands import watched
 
-    _finish(runs.status(run, nats_url=nats_url, root=_root(output_root), as_json=as_json))
+    _finish(watched.status(run, nats_url=nats_url, root=_root(output_root), as_json=as_json))
 
 
 @app.command()
@@ -119,34 +129,47 @@ def watch(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Look at the run's files that often, e.g. 4h, and keep what is seen in Logs/monitor_*.",
+            help="Print what is seen that often, e.g. 4h, and keep it in Logs/monitor_*.",
         ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look at the files once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print what is seen, once.")] = False,
     profile: Annotated[
         str | None,
-        typer.Option(help="Judge files by this profile's policy. (default the run's own, or policy.yaml)"),
+        typer.Option(
+            help="With --path: judge by this profile's policy. (default the run's own, or policy.yaml)"
+        ),
     ] = None,
     nats_url: NatsUrl = None,
     output_root: OutputRoot = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A look at the files as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What is seen as JSON: once, or a line each --every.")
+    ] = False,
 ) -> None:
-    """Follow a run until it ends; Ctrl-C leaves, the run goes on.
+    """Follow a run until it ends, as its live page shows it; Ctrl-C leaves, the run goes on.
 
-    With --path, --every, --once or --json the run's files are looked at, whoever trains it: progress, loss,
-    rate, newest checkpoint and picture, and whether one of them has been silent too long. Exit code then: 0,
-    nothing is wrong; 1, something is.
+    Without a server the bundle's event file is followed. Exit code: the run's, as of `train`; 0 while it
+    goes on.
+
+    With --path the files of any run are looked at, whoever trains it: progress, loss, rate, newest checkpoint
+    and picture, and whether one of them has been silent too long. Exit code then: 0, nothing is wrong; 1,
+    something is.
     """
-    if path is not None or every is not None or once or profile is not None or as_json:
+    if path is not None:
         try:
             from services.commands import watch_path
         except ModuleNotFoundError as error:
             raise UsageError(f"{error.name} is missing: pip install 'worldloop[monitor]'") from None
-        found = path if path is not None else places.bundle_found(run, _root(output_root))
-        raise typer.Exit(watch_path.watch(found, every=every, once=once, as_json=as_json, profile=profile))
-    from services.commands import runs
+        raise typer.Exit(watch_path.watch(path, every=every, once=once, as_json=as_json, profile=profile))
+    if profile is not None:
+        raise UsageError("--profile says how files are judged: give --path DIR")
+    from services.commands import watched
+    from services.commands.terminal.text import seconds
 
-    _finish(runs.watch(run, nats_url=nats_url, root=_root(output_root)))
+    pause = seconds(every) if every is not None else None
+    root = _root(output_root)
+    if once or (as_json and pause is None):
+        _finish(watched.status(run, nats_url=nats_url, root=root, as_json=as_json))
+    _finish(watched.watch(run, nats_url=nats_url, root=root, every=pause, as_json=as_json))
 
 
 @app.command()
@@ -462,6 +485,25 @@ def play(
         device=device,
     )
     raise typer.Exit(command.play(options, only_check=check, as_json=as_json))
+
+
+@app.command()
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A message or output, e.g. chunk_done; default all.")
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write asyncapi.json, events.md, messages/ and outputs/ there."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The AsyncAPI document, or the JSON Schema of NAME.")
+    ] = False,
+) -> None:
+    """Show the messages on the bus and what `--json` prints: who sends, who reads, every field."""
+    from services.commands import message_schemas as command
+
+    raise typer.Exit(command.schema(name, into=into, as_json=as_json))
 
 
 # --- the machine and its data -----------------------------------------------------------------------------

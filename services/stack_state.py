@@ -105,6 +105,11 @@ def log_file(settings: Settings, name: str) -> Path:
     return settings.state_dir / "logs" / f"{name}.log"
 
 
+def scratch(settings: Settings) -> Path:
+    """Where the stack's processes put temporary files; a new stack begins with none."""
+    return settings.state_dir / "scratch"
+
+
 def find(child: Child) -> psutil.Process | None:
     """The process itself, if it still runs: same pid and same time of creation."""
     try:
@@ -138,8 +143,10 @@ def environment(settings: Settings, url: str | None = None) -> dict[str, str]:
         "WORLDLOOP_STACK": str(settings.state_dir.resolve()),
         "WORLDLOOP_STATE_DIR": str(settings.state_dir.resolve()),
         "WORLDLOOP_CACHE_DIR": str(settings.cache_dir.resolve()),
+        "WORLDLOOP_NOTIFY_FILE": str(settings.notify_file.absolute()),
         "WORLDLOOP_HEARTBEAT_SEC": str(settings.heartbeat_sec),
         "WORLDLOOP_LOG_LEVEL": settings.log_level,
+        "TMPDIR": str(scratch(settings).resolve()),
     }
     return ours | ({"WORLDLOOP_NATS_URL": url} if url is not None else {})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,7 @@ class Supervisor:
 
     def _start_all(self) -> None:
         settings = self._settings
+        shutil.rmtree(stack_state.scratch(settings), ignore_errors=True)
         port = self._port or nats_server.free_port()
         config = nats_server.configure(settings.state_dir, port)
         me = stack_state.Child(
@@ -173,7 +175,8 @@ class Supervisor:
 
     def _start(self, life: _Life) -> None:
         assert self._state is not None
-        life.log.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (life.log.parent, stack_state.scratch(self._settings)):
+            folder.mkdir(parents=True, exist_ok=True)
         if life.log.exists() and life.log.stat().st_size > MAX_LOG_BYTES:
             life.log.replace(life.log.with_suffix(".1.log"))
         with life.log.open("ab") as output:

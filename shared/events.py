@@ -24,6 +24,8 @@ ChunkEnd = Literal["completed", "oom", "runtime_error", "non_finite", "stopped"]
 Kind = Literal["event", "command", "telemetry"]
 
 RUN_ID = re.compile(r"[0-9]{8}_[0-9]{6}(_[0-9]{1,6})?")
+VERSION = 1
+"""Of all schemas: rises when a field goes away or changes its meaning; a new one with a default leaves it."""
 NO_RUN = "idle"  # stands for the run in a service's heartbeat while it works on none
 
 
@@ -499,6 +501,8 @@ class ChunkStarted(ChunkEvent):
     plan: ChunkPlan
     launch: int = 1
     """Rises with each relaunch of the same attempt."""
+    resume_step: int | None = None
+    """Updates done that this launch goes on from; none is the plan's start."""
     recount: bool = False
     """The launch before was ended because a checkout's script counts otherwise than thought; none failed."""
     launcher_pid: int
@@ -996,6 +1000,11 @@ def subject(message: Message) -> str:
     if isinstance(message, Command):
         return f"worldloop.{message.run_id}.command.{message.service}.{message.name}"
     return f"worldloop.{message.run_id}.{message.kind}.{message.name}"
+
+
+def schema_urn(message: type[Message]) -> str:
+    """Which schema a message follows, and its version: `dataschema` of CloudEvents."""
+    return f"urn:worldloop:{message.kind}:{message.name}:{VERSION}"
 
 
 def message_class(on_subject: str) -> type[Message] | None:

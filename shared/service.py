@@ -156,15 +156,23 @@ class Runs:
                 raise Retry(f"run {run_id} is in no run_started or run_queued event of this NATS server")
         return self._specs[run_id]
 
-    async def bundle(self, run_id: str) -> Bundle:
-        """The run's directory; from now on the run's log lines go there too.
+    async def place(self, run_id: str) -> Bundle:
+        """The run's directory, to look at.
 
         Raises:
             Retry: As `spec`.
         """
         spec = await self.spec(run_id)
         root = self._settings.output_root
-        bundle = Bundle(Path(spec.bundle) if root is None else root / run_id, spec.run_name)
+        return Bundle(Path(spec.bundle) if root is None else root / run_id, spec.run_name)
+
+    async def bundle(self, run_id: str) -> Bundle:
+        """The run's directory, to work in; from now on the run's log lines go there too.
+
+        Raises:
+            Retry: As `spec`.
+        """
+        bundle = await self.place(run_id)
         logs.write_run(run_id, bundle.logs)
         return bundle
 

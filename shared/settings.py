@@ -27,5 +27,15 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_cache_path("worldloop", appauthor=False)
     )
     """What can be computed again."""
+    notify_file: Path = Field(
+        default_factory=lambda: platformdirs.user_config_path("worldloop", appauthor=False) / "notify.yaml"
+    )
+    """Who is told of pauses, ends and alerts; its URLs hold secrets, so only its path goes around."""
+    page_host: str = "127.0.0.1"
+    """Where the reporter serves the live page; others than the loopback need `page_token`."""
+    page_port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    """The next free one is taken if it is not; 0 takes any."""
+    page_token: str | None = Field(default=None, repr=False)
+    """Asked of whoever wants a run paused, resumed, stopped or retuned on the page; none asks for nothing."""
     heartbeat_sec: float = 2.0
     log_level: str = "info"

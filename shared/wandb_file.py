@@ -50,6 +50,9 @@ class WandbFile:
         self.run_id: str | None = None
         self.name: str | None = None
         """Display name."""
+        self.project: str | None = None
+        self.entity: str | None = None
+        """Where W&B has the run; an entity is there only if it was named."""
         self.config: dict[str, Any] = {}
         self.finished = False
         """The run's end is in the file; without it the run goes on or was killed."""
@@ -103,6 +106,7 @@ class WandbFile:
                 return _row(record.history, columns)
             case "run":
                 self.run_id, self.name = record.run.run_id, record.run.display_name or None
+                self.project, self.entity = record.run.project or None, record.run.entity or None
                 self._configure(record.run.config.update)
             case "config":
                 self._configure(record.config.update)

@@ -26,6 +26,7 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     directory = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("WORLDLOOP_STATE_DIR", str(directory / "state"))
     monkeypatch.setenv("WORLDLOOP_CACHE_DIR", str(directory / "cache"))
+    monkeypatch.setenv("WORLDLOOP_NOTIFY_FILE", str(directory / "notify.yaml"))
 
 
 class NatsServer:

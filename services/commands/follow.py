@@ -1,4 +1,4 @@
-"""Following a run to its end: a live panel on a terminal, plain lines elsewhere, and what Ctrl-C means."""
+"""Following a run to its end: the whole view on a terminal, plain lines elsewhere, and what Ctrl-C means."""
 
 from __future__ import annotations
 
@@ -7,32 +7,61 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 from rich.console import Console
-from rich.live import Live
 
 from services.commands import render
-from services.commands.view import RunView, fold
-from shared.bus.protocol import Bus, Recorded
+from services.commands.news import News, Waiting
+from services.commands.sight import Sight
+from services.commands.terminal.painter import Painter, signs
+from services.commands.terminal.text import clean
+from services.commands.terminal.view import view
+from services.reporter.core.page.fold import PageFold
+from shared.bus.protocol import Recorded
 from shared.errors import UsageError
-from shared.events import StopRun, TrainProgress
+from shared.events import CommandRejected, RunFinished, TrainProgress
 
 PROGRESS_EVERY_SEC = 10.0
 """Between two progress lines where there is no terminal."""
+REDRAW_SEC = 0.5
+"""Between two drawings on a terminal."""
 Answer = Literal["stop", "detach", "go on"]
 
 
-class Screen:
-    """Shows a run as it goes: a live panel on a terminal, a line per event elsewhere."""
+class Display(Protocol):
+    """Where a run is shown."""
 
-    def __init__(self, console: Console, *, hint: str = "") -> None:
-        self._console, self._hint = console, hint
-        self._live: Live | None = None
-        self._last_progress = 0.0
+    @property
+    def every(self) -> float | None:
+        """Seconds after which it wants to be shown again, though nothing came; none never."""
+        ...
+
+    def set_aside(self) -> contextlib.AbstractContextManager[None]:
+        """Free the terminal for a question."""
+        ...
+
+    def show(self, recorded: Recorded | None) -> None:
+        """Show the run, not more often than it makes sense; `recorded` is what just came."""
+        ...
+
+
+class Screen:
+    """Shows a run as it goes: the view on a terminal, a line per event elsewhere.
+
+    Args:
+        console: Where it is shown.
+        sight: What is seen of the run.
+        hint: Last line of the view.
+    """
+
+    def __init__(self, console: Console, sight: Sight, *, hint: str = "") -> None:
+        self._console, self._sight, self._hint = console, sight, hint
+        self._painter: Painter | None = None
+        self._drawn = self._last_progress = -REDRAW_SEC - PROGRESS_EVERY_SEC
 
     def __enter__(self) -> Screen:
         self._start()
@@ -41,35 +70,61 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stop()
+
+    @property
+    def every(self) -> float | None:
+        """See `Display`."""
+        return REDRAW_SEC if self._painter is not None else None
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Free the terminal for a question."""
-        if self._live is not None:
-            self._live.stop()
+        """See `Display`."""
+        self._stop()
         yield
         self._start()
 
-    def show(self, view: RunView, recorded: Recorded | None) -> None:
-        """Show the view; `recorded` is what just came, none for a view made of the past."""
-        if self._live is not None:
-            self._live.update(render.panel(view, hint=self._hint))
+    def show(self, recorded: Recorded | None) -> None:
+        """See `Display`."""
+        if self._painter is not None:
+            if time.monotonic() - self._drawn >= REDRAW_SEC:
+                self._draw(self._painter)
+                self._drawn = time.monotonic()
         elif recorded is not None and isinstance(recorded.message, TrainProgress):
-            if time.monotonic() - self._last_progress >= PROGRESS_EVERY_SEC:
+            theirs = recorded.message.run_id != self._sight.fold.run_id
+            if not theirs and time.monotonic() - self._last_progress >= PROGRESS_EVERY_SEC:
                 self._last_progress = time.monotonic()
                 self._print(render.progress_line(recorded.message))
         elif recorded is not None and (text := render.line(recorded)):
             self._print(text)
 
+    def _draw(self, painter: Painter) -> None:
+        page = self._sight.page()
+        width, height = self._console.size
+        painter.draw(
+            view(
+                page,
+                self._sight.newest_loss(page),
+                width=width,
+                height=height,
+                signs=signs(self._console),
+                hint=self._hint,
+            )
+        )
+
     def _start(self) -> None:
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4)
-            self._live.start()
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._painter = Painter(self._console)
+            self._painter.__enter__()
+            self._drawn = -REDRAW_SEC
+
+    def _stop(self) -> None:
+        if self._painter is not None:
+            self._painter.__exit__(None, None, None)
+            self._painter = None
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(clean(text, signs(self._console)), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -85,63 +140,76 @@ def interrupts() -> Iterator[asyncio.Event]:
 
 
 async def follow(
-    bus: Bus,
-    view: RunView,
-    screen: Screen,
+    news: AsyncGenerator[News, None],
+    fold: PageFold,
+    screen: Display,
     *,
-    after: int,
     interrupted: asyncio.Event,
     ask: Callable[[], Awaitable[Answer]],
+    stop: Callable[[], Awaitable[None]] | None = None,
     waiting_for: str | None = None,
-) -> tuple[RunView, bool]:
+) -> bool:
     """Follow a run until it ends or the person leaves.
 
     Args:
-        bus: Where it is followed.
-        view: What is known so far.
+        news: What comes in, after what the fold has.
+        fold: What is known of the run; takes what comes.
         screen: Where it is shown.
-        after: Sequence of the last event in `view`.
         interrupted: Set by Ctrl-C.
         ask: Asks what Ctrl-C means.
+        stop: Asks the gatekeeper to stop the run; needed where `ask` may answer so.
         waiting_for: Request id of the command that starts it, to notice its refusal.
 
     Returns:
-        The last view, and whether it was left before the run's end.
+        Whether it was left before the run's end.
 
     Raises:
         UsageError: The gatekeeper refused the command.
+        BusError: The connection is closed for good.
     """
-    records = bus.follow(("event", "telemetry"), view.run_id, after=after)
-    incoming = asyncio.ensure_future(anext(records))
+    incoming = asyncio.ensure_future(anext(news))
     interrupt = asyncio.ensure_future(interrupted.wait())
+    screen.show(None)
     try:
         while True:
-            await asyncio.wait({incoming, interrupt}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {incoming, interrupt}, timeout=screen.every, return_when=asyncio.FIRST_COMPLETED
+            )
             if interrupt.done():
                 interrupted.clear()
                 with screen.set_aside():
                     answer = await ask()
                 if answer == "detach":
-                    return view, True
-                screen.show(view, None)
-                if answer == "stop":
-                    await bus.publish(StopRun(run_id=view.run_id, request_id=request_id()))
+                    return True
+                if answer == "stop" and stop is not None:
+                    await stop()
                 interrupt = asyncio.ensure_future(interrupted.wait())
             if incoming.done():
-                recorded = incoming.result()
-                view = fold(view, recorded)
-                screen.show(view, recorded)
-                if waiting_for is not None and waiting_for in view.refused:
-                    raise UsageError(f"the gatekeeper refused: {view.refused[waiting_for]}")
-                if view.ended and recorded.message.name == "run_finished":
-                    return view, False
-                incoming = asyncio.ensure_future(anext(records))
+                item = incoming.result()
+                incoming = asyncio.ensure_future(anext(news))
+                if isinstance(item, Waiting):
+                    fold.backlog(item.found)
+                else:
+                    fold.take(item)
+                    screen.show(item)
+                    match item.message:
+                        case CommandRejected(request_id=refused, reason=reason) if refused == waiting_for:
+                            raise UsageError(f"the gatekeeper refused: {reason}")
+                        case RunFinished() if fold.ended:
+                            return False
+            elif not done:
+                screen.show(None)
     finally:
         for task in (incoming, interrupt):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await records.aclose()
+        await news.aclose()
+
+
+async def leave() -> Answer:
+    """What Ctrl-C means to somebody who only watches."""
+    return "detach"
 
 
 async def ask_at_terminal(interrupted: asyncio.Event) -> Answer:

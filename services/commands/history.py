@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,13 @@ class Piece:
 
 
 def export(
-    argument: str | None, *, stage: Stage | None, form: Format | None, out: Path | None, root: Path
+    argument: str | None,
+    *,
+    stage: Stage | None,
+    form: Format | None,
+    out: Path | None,
+    root: Path,
+    as_json: bool = False,
 ) -> int:
     """Export histories and print where they went.
 
@@ -44,6 +51,7 @@ def export(
         form: Only this format.
         out: Directory to write to; none: `Logs/` of the bundle, else of the working directory.
         root: Output root, for run ids.
+        as_json: One JSON object on stdout.
 
     Returns:
         0.
@@ -52,6 +60,7 @@ def export(
         WorldloopError: There is no such history, or its stage is not known; the text says so.
     """
     path, folder = _place(argument, root)
+    written: list[dict[str, str | int]] = []
     found = {each: pieces for each, pieces in _find(path, stage).items() if pieces}
     for name, pieces in found.items():
         target = out or folder
@@ -64,10 +73,14 @@ def export(
         except OSError as error:
             raise UsageError(f"{error.filename or target}: {error.strerror}") from error
         for each in paths.values():
-            sys.stdout.write(f"{each}  {count} rows\n")
+            written.append({"stage": name, "file": str(each), "rows": count})
+            if not as_json:
+                sys.stdout.write(f"{each}  {count} rows\n")
         for piece in pieces:
             if piece.wandb is not None and piece.wandb.damage is not None:
                 sys.stderr.write(f"{piece.path}: {piece.wandb.damage}; the rows before it are exported\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"exports": written}, indent=2) + "\n")
     return 0
 
 
@@ -116,10 +129,10 @@ def _find(path: Path, only: Stage | None) -> dict[Stage, list[Piece]]:
         found = {stage: [Piece(each, run_id) for each in layout.attempts(path, stage)] for stage in wanted}
     else:
         found = {stage: [] for stage in wanted}
-        files = _files(path)
+        files = wandb_or_csv(path)
         problems: list[str] = []
         for each in files:
-            stage = only if only and len(files) == 1 else _stage(each, problems)
+            stage = only if only and len(files) == 1 else stage_of(each, problems)
             if stage in found:
                 found[stage].append(_piece(each))
         if problems and not any(found.values()):
@@ -132,7 +145,7 @@ def _find(path: Path, only: Stage | None) -> dict[Stage, list[Piece]]:
     return found
 
 
-def _stage(path: Path, problems: list[str]) -> Stage | None:
+def stage_of(path: Path, problems: list[str]) -> Stage | None:
     """The stage a file is of; none, and why, if it cannot be told."""
     try:
         stage = histories.read(path).stage
@@ -144,7 +157,8 @@ def _stage(path: Path, problems: list[str]) -> Stage | None:
     return stage
 
 
-def _files(path: Path) -> list[Path]:
+def wandb_or_csv(path: Path) -> list[Path]:
+    """A file itself; of a directory the W&B files of its newest run, oldest first."""
     if path.is_file():
         if path.suffix not in (".wandb", ".csv"):
             raise UsageError(f"{path}: .wandb and .csv files can be exported")

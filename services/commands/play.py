@@ -12,17 +12,20 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from services.inference.play.config import LOOPBACK, PlayConfig
+from services.inference.play.config import PlayConfig
 from shared.config import Device
 from shared.errors import UsageError
 from shared.events import RUN_ID
 from shared.settings import Settings
+from shared.web.listen import LOOPBACK
 
 if TYPE_CHECKING:
     from services.commands.playable import Playable
 
-SPINS = "1000"
-"""Threads that wait for each other spin for microseconds, then sleep, as in training."""
+SPINS = "3000"
+"""How long threads that wait for each other spin before they sleep: longer than a trainer's, since a frame's
+operations are shorter, and since only as many threads as cores are idle decode.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

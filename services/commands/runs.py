@@ -1,22 +1,20 @@
-"""Commands about runs that exist: status, watch, events, and an operator's wishes."""
+"""Which run is meant, what is known of it, its events, and an operator's wishes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import JsonValue
-from rich.console import Console
 
 from services.commands import connection, places, render
-from services.commands.follow import Answer, Screen, follow, interrupts, request_id
+from services.commands.follow import request_id
 from services.commands.places import RunRef
 from services.commands.resolve import assignments
 from services.commands.schema import Setting
-from services.commands.view import fold_all
+from services.commands.terminal.text import clean
 from shared.bus.journal import read_journal, to_line
 from shared.bus.protocol import Bus, Recorded
 from shared.config import KNOBS
@@ -71,56 +69,11 @@ async def past(run: RunRef, bus: Bus | None) -> list[Recorded]:
     return read_journal(run.bundle / places.EVENTS_FILE)
 
 
-async def status(argument: str | None, *, nats_url: str | None, root: Path, as_json: bool) -> int:
-    """Print where a run is."""
-    async with connection.connect_if_up(nats_url) as bus:
-        run = await locate(argument, bus, root)
-        view = fold_all(run.run_id, await past(run, bus))
-    if as_json:
-        _print(json.dumps(render.summary(view), indent=2))
-    else:
-        Console().print(render.panel(view))
-        for text in render.ending(view) if view.ended else []:
-            _print(text)
-    return 0 if not view.ended else render.exit_code(view)
-
-
-async def watch(argument: str | None, *, nats_url: str | None, root: Path) -> int:
-    """Follow a run until it ends; Ctrl-C leaves, the run goes on."""
-
-    async def leave() -> Answer:
-        return "detach"
-
-    async with connection.connect(nats_url) as bus:
-        run = await locate(argument, bus, root)
-        records = await past(run, bus)
-        view = fold_all(run.run_id, records)
-        if not view.ended:
-            with (
-                interrupts() as interrupted,
-                Screen(Console(), hint="Ctrl-C leaves; the run goes on") as screen,
-            ):
-                screen.show(view, None)
-                view, left = await follow(
-                    bus,
-                    view,
-                    screen,
-                    after=records[-1].sequence if records else 0,
-                    interrupted=interrupted,
-                    ask=leave,
-                )
-            if left:
-                return 0
-    for text in render.ending(view):
-        _print(text)
-    return render.exit_code(view)
-
-
 async def events(
     argument: str | None, *, nats_url: str | None, root: Path, follow_on: bool, as_json: bool
 ) -> int:
     """Print a run's events, with `follow_on` also those to come."""
-    show: Callable[[Recorded], str | None] = to_line if as_json else render.line
+    show: Callable[[Recorded], str | None] = to_line if as_json else _line
     if follow_on:
         async with connection.connect(nats_url) as bus:
             run = await locate(argument, bus, root)
@@ -229,6 +182,11 @@ async def _taken(bus: Bus, command: OperatorCommand, after: int) -> str | None:
             case OperatorRequested(request_id=answered) if answered == command.request_id:
                 return None
     return None
+
+
+def _line(recorded: Recorded) -> str | None:
+    text = render.line(recorded)
+    return clean(text) if text is not None else None
 
 
 def _print_some(text: str | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +14,18 @@ from rich.console import Console
 from services import stack
 from services.commands import connection, places, render
 from services.commands.follow import Screen, ask_at_terminal, follow, interrupts, request_id
+from services.commands.news import from_bus
 from services.commands.options import TrainOptions
+from services.commands.sight import Sight
 from services.commands.start import Prepared, create, prepare
-from services.commands.view import RunView, fold_all
+from services.commands.terminal.text import clean
+from services.reporter.core.page.fold import PageFold, fold_all
 from shared.bus.journal import last_event
 from shared.bus.protocol import Bus
 from shared.errors import UsageError
-from shared.events import OperatorCommand, ResumeRun, RunFinished, StartRun
+from shared.events import OperatorCommand, ResumeRun, RunFinished, StartRun, StopRun
 from shared.settings import Settings
+from shared.web import place
 
 EVENT_FILE_SEC = 10.0
 """How long a run that has ended may take to be told to its end in the bundle."""
@@ -35,7 +39,7 @@ def train(options: TrainOptions, *, resume: str | None, nats_url: str | None, as
         options: The flags.
         resume: Run to go on with instead of starting one.
         nats_url: Existing server.
-        as_json: Print the final summary as one JSON object on stdout; everything else goes to stderr.
+        as_json: Print the final page document as one JSON object on stdout; everything else goes to stderr.
 
     Returns:
         The exit code: 0 passed, stage_completed or detached; 1 failed or stopped.
@@ -54,34 +58,36 @@ def train(options: TrainOptions, *, resume: str | None, nats_url: str | None, as
         console.print(f"Note: {notice}", markup=False, highlight=False, soft_wrap=True)
     started = connection.start_stack_if_needed(nats_url)
     if started is not None:
-        for problem in (f"started the embedded stack at {started.url}", *started.problems):
-            console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        page = place.address(Settings())
+        where = [f"live page: {page}"] if page is not None else []
+        for text in (f"started the embedded stack at {started.url}", *where, *started.problems):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     left = False
     try:
         root = places.output_root(options.output_root, None) if prepared is None else prepared.root
-        view, left = asyncio.run(_session(prepared, resume, root, nats_url, console))
+        fold, left = asyncio.run(_session(prepared, resume, root, nats_url, console))
     finally:
         if started is not None and not left:
             stack.down(Settings())
     if left:
         for text in (
-            f"Run {view.run_id} goes on without you.",
-            f"worldloop watch {view.run_id}   look again",
-            f"worldloop stop {view.run_id}    end it after its current update",
+            f"Run {fold.run_id} goes on without you.",
+            f"worldloop watch {fold.run_id}   look again",
+            f"worldloop stop {fold.run_id}    end it after its current update",
             *(["worldloop down                    end the stack"] if started is not None else []),
         ):
             console.print(text, markup=False, highlight=False)
     else:
-        for text in render.ending(view):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        for text in render.ending(fold.page(time.time())):
+            console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        sys.stdout.write(json.dumps(render.summary(view), indent=2) + "\n")
-    return 0 if left else render.exit_code(view)
+        sys.stdout.write(fold.page(time.time()).model_dump_json(indent=2) + "\n")
+    return 0 if left else render.exit_code(fold.run)
 
 
 async def _session(
     prepared: Prepared | None, resume: str | None, root: Path, nats_url: str | None, console: Console
-) -> tuple[RunView, bool]:
+) -> tuple[PageFold, bool]:
     async with connection.connect(nats_url) as bus:
         command: OperatorCommand
         if prepared is not None:
@@ -105,11 +111,11 @@ async def new_run(bus: Bus, prepared: Prepared, now: datetime) -> StartRun:
     raise AssertionError("run ids do not end")
 
 
-async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -> tuple[RunView, bool]:
+async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -> tuple[PageFold, bool]:
     """Publish a command that starts a run or goes on with one, and follow the run.
 
     Returns:
-        The last view, and whether the person left before the end.
+        What is known of the run, and whether the person left before the end.
 
     Raises:
         UsageError: The gatekeeper refused, or the run to resume is not known.
@@ -117,7 +123,7 @@ async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -
     records = await bus.events(command.run_id)
     if isinstance(command, ResumeRun) and not records:
         raise UsageError(f"--resume {command.run_id}: the server does not know this run")
-    view = fold_all(command.run_id, records)
+    fold = fold_all(command.run_id, records)
     if isinstance(command, StartRun):
         console.print(
             f"run {command.run_id}, bundle {command.spec.bundle}",
@@ -125,39 +131,49 @@ async def ask_and_follow(bus: Bus, command: OperatorCommand, console: Console) -
             highlight=False,
             soft_wrap=True,
         )
-    with interrupts() as interrupted, Screen(console, hint="Ctrl-C: stop or detach") as screen:
+    bundle = Path(command.spec.bundle) if isinstance(command, StartRun) else None
+    after = records[-1].sequence if records else 0
+
+    async def stop() -> None:
+        await bus.publish(StopRun(run_id=command.run_id, request_id=request_id()))
+
+    with (
+        interrupts() as interrupted,
+        Screen(console, Sight(fold, bundle, live=True), hint="Ctrl-C: stop or detach") as screen,
+    ):
         await bus.publish(command)
-        view, left = await follow(
-            bus,
-            view,
+        left = await follow(
+            from_bus(bus, command.run_id, after=after),
+            fold,
             screen,
-            after=records[-1].sequence if records else 0,
             interrupted=interrupted,
             ask=lambda: ask_at_terminal(interrupted),
+            stop=stop,
             waiting_for=command.request_id,
         )
-    if not left and not await recorded_in_bundle(bus, view):
+    if not left and not await recorded_in_bundle(bus, fold):
         console.print(
-            f"The reporter has not written the run's last events to {view.bundle}/{places.EVENTS_FILE} yet; "
+            "The reporter has not written the run's last events to "
+            f"{fold.page(time.time()).bundle}/{places.EVENTS_FILE} yet; "
             "it goes on with that when the stack is up",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
-    return view, left
+    return fold, left
 
 
-async def recorded_in_bundle(bus: Bus, view: RunView) -> bool:
+async def recorded_in_bundle(bus: Bus, fold: PageFold) -> bool:
     """Wait until the bundle's event file tells the run to its end, so that the bundle is enough.
 
     Returns:
         Whether it does; true as well where the bundle is not on this machine.
     """
-    last = await bus.last_event(view.run_id, RunFinished.name)
-    if last is None or view.bundle is None or not Path(view.bundle).is_dir():
+    last = await bus.last_event(fold.run_id, RunFinished.name)
+    if last is None or fold.spec is None or not Path(fold.spec.bundle).is_dir():
         return True
     for _ in range(int(EVENT_FILE_SEC / EVENT_FILE_LOOK_SEC)):
-        written = last_event(Path(view.bundle) / places.EVENTS_FILE)
+        written = last_event(Path(fold.spec.bundle) / places.EVENTS_FILE)
         if written is not None and written.sequence >= last.sequence:
             return True
         await asyncio.sleep(EVENT_FILE_LOOK_SEC)

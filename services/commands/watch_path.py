@@ -1,13 +1,11 @@
-"""`worldloop watch --path` and `--every`: looks at a run's files again and again, and only reads them."""
+"""`worldloop watch --path`: looks at a run's files again and again, and only reads them."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -18,7 +16,8 @@ from rich.text import Text
 
 from services.commands.diagnose import configured
 from services.commands.places import EVENTS_FILE
-from services.commands.view import ENDED
+from services.commands.terminal.text import seconds
+from services.commands.watch_journal import Journal
 from services.commands.watch_view import RunSeen, Signs, exit_code, lines, see
 from services.diagnosis.collect import Thresholds, collect
 from services.diagnosis.core.diagnosis import diagnose
@@ -26,18 +25,15 @@ from services.diagnosis.core.model import StageDiagnosis
 from services.diagnosis.layout import find_results
 from services.monitor.config import SilenceLimits
 from services.monitor.files import WRITING_SEC, changed
-from shared.bundle import Bundle, write_atomic
-from shared.errors import BundleError, ConfigurationError, UsageError
+from services.reporter.core.page.course import ENDED
+from shared.bundle import Bundle
+from shared.errors import BundleError, ConfigurationError
 from shared.sheets import newest_sheet
 from shared.wandb_file import ended
 
-LATEST = "monitor_latest.info"
 DEFAULT_SEC = 10.0
 SHARE, MOST_SEC = 3, 60.0
 """A pause is at least so many times as long as a look, up to a minute: a growing history is read anew."""
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)")
-UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-LONGEST_SEC = 365 * 86400.0
 
 
 def watch(path: Path, *, every: str | None, once: bool, as_json: bool, profile: str | None) -> int:
@@ -60,7 +56,9 @@ def watch(path: Path, *, every: str | None, once: bool, as_json: bool, profile: 
     policy, origin = configured(profile)
     thresholds = Thresholds(policy.gatekeeper, origin, own=profile is not None)
     limits = _own_limits(path) or policy.monitor.silence_sec
-    journal = _Journal(path) if every is not None else None
+    # In the bundle, or for other runs in the working directory.
+    own = path if (path / EVENTS_FILE).is_file() else Path()
+    journal = Journal(Bundle(own, "").logs) if every is not None else None
     seen: RunSeen | None = None
     with _screen(as_json=as_json, once=once) as show, contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -75,7 +73,7 @@ def watch(path: Path, *, every: str | None, once: bool, as_json: bool, profile: 
                 new = [text for name, text in now.alerts.items() if seen is None or name not in seen.alerts]
                 seen = now
                 if journal is not None:
-                    journal.write(seen, new)
+                    journal.write(lines(seen), new)
                 show(seen)
             if once or (seen is not None and seen.status in ENDED):
                 break
@@ -110,19 +108,6 @@ def look(path: Path, thresholds: Thresholds, limits: SilenceLimits, *, clock: Ca
     )
 
 
-def seconds(text: str) -> float:
-    """A length of time as people write it: 30s, 10m, 4h, 1d; without a unit seconds.
-
-    Raises:
-        UsageError: It is none.
-    """
-    found = DURATION.fullmatch(text.strip())
-    length = float(found[1]) * UNITS[found[2]] if found is not None else 0
-    if not 0 < length <= LONGEST_SEC:
-        raise UsageError(f"--every {text}: give a length of time such as 30s, 10m, 4h or 1d")
-    return length
-
-
 def _signs(stage: StageDiagnosis, run: Path | None) -> Signs:
     """A stage's signs of life."""
     histories = [Path(each) for each in stage.histories]
@@ -155,29 +140,6 @@ def _own_limits(path: Path) -> SilenceLimits | None:
         return SilenceLimits.model_validate(section.get("silence_sec", {}))
     except (yaml.YAMLError, AttributeError, ValidationError) as error:
         raise ConfigurationError(str(file), "monitor.silence_sec", str(error), "Mend it.") from error
-
-
-class _Journal:
-    """`Logs/monitor_latest.info` and `Logs/monitor_<time>.log`, in the bundle or the working directory.
-
-    Args:
-        path: What is watched.
-    """
-
-    def __init__(self, path: Path) -> None:
-        logs = Bundle(path if (path / EVENTS_FILE).is_file() else Path(), "").logs
-        self.latest = logs / LATEST
-        self.log = logs / f"monitor_{datetime.now(UTC):%Y_%m_%d_%H_%M_%S}.log"
-
-    def write(self, seen: RunSeen, new: Sequence[str]) -> None:
-        """The latest look whole, the log one after the other."""
-        text = "".join(f"{line}\n" for line in lines(seen))
-        try:
-            write_atomic(self.latest, text)
-            with self.log.open("a", encoding="utf-8") as stream:
-                stream.write(text + "".join(f"NEW ALERT {each}\n" for each in new) + "\n")
-        except OSError as error:
-            raise UsageError(f"{error.filename or self.log}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

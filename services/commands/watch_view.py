@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from services.commands.terminal.text import span
 from services.diagnosis.core.model import (
     SEVERITIES,
     Checkpoint,
@@ -251,14 +252,6 @@ def _age(stage: StageView, channel: Channel) -> str:
     silent = "SILENT " if channel.silent else ""
     age = f"{span(channel.age_sec)} ago" if channel.ever else f"none for {span(channel.age_sec)}"
     return f"{silent}{age} (limit {span(channel.limit_sec)})"
-
-
-def span(seconds: float) -> str:
-    """A length of time in the unit that suits it."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def exit_code(seen: RunSeen) -> int:

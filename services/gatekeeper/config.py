@@ -283,7 +283,7 @@ class Policy(Config):
     retry_init_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     retry_lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
 
-    required_reports: tuple[Report, ...] = ("loop", "inference")
+    required_reports: tuple[Report, ...] = ("loop", "git", "wandb", "retrospective", "inference")
     """Kinds without which a run has not passed; without trained stages `loop` is not needed."""
 
     @model_validator(mode="after")

@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from services.reporter.core.lineage import lineage
-from services.reporter.core.story import Outcome, Story, tell
+from services.reporter.core.story import Outcome, tell
 from services.reporter.event_file import append_events, last_sequence
 from services.reporter.exports import write_config, write_gate_export
-from services.reporter.reports import write_report
+from services.reporter.page.static_page import write_page
+from services.reporter.reports import write_reports as write
 from shared.bundle import Bundle
 from shared.bus.protocol import Bus, Recorded
 from shared.errors import Retry, WorldloopError
@@ -22,6 +23,7 @@ from shared.events import (
     GateDecided,
     Message,
     ReportWritten,
+    RunFinished,
     RunQueued,
     RunStarted,
     WriteReports,
@@ -58,6 +60,8 @@ async def event(message: Event, deps: Deps) -> list[Message]:
         write_config(bundle, message.run_id, message.spec)
     elif isinstance(message, GateDecided) and message.stage != "inference":
         await _export(message, bundle, deps)
+    elif isinstance(message, RunFinished):
+        await _keep_page(message, bundle, deps)
     return []
 
 
@@ -70,33 +74,19 @@ async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
         raise Retry(f"the events of run {message.run_id} have no run_started yet")
     await _catch_up(message.run_id, bundle, deps)
     outcome = Outcome(message.outcome, message.reason, message.degraded)
-    answers: list[Message] = []
-    for kind in sorted(message.kinds, key=lambda kind: kind != "loop"):  # others link to it
-        answer = await asyncio.to_thread(_report, message, kind, bundle, story, outcome)
-        if not _holds(records, answer):
-            answers.append(answer)
-    return answers
-
-
-def _report(
-    message: WriteReports, kind: str, bundle: Bundle, story: Story, outcome: Outcome
-) -> ReportWritten:
-    path, error = None, None
-    try:
-        path = write_report(kind, bundle, story, outcome)
-    except (WorldloopError, OSError) as problem:
-        error = str(problem)
-    except Exception as problem:
-        log.exception("a report could not be written", report=kind)
-        error = f"{type(problem).__name__}: {problem}"
-    return ReportWritten(
-        run_id=message.run_id,
-        report=kind,
-        path=path,
-        ok=path is not None,
-        error=error,
-        ordinal=message.ordinal,
-    )
+    found = await asyncio.to_thread(lambda: list(write(bundle, story, outcome, message.kinds)))
+    answers = [
+        ReportWritten(
+            run_id=message.run_id,
+            report=each.kind,
+            path=each.path,
+            ok=each.path is not None,
+            error=each.error,
+            ordinal=message.ordinal,
+        )
+        for each in found
+    ]
+    return [answer for answer in answers if not _holds(records, answer)]
 
 
 def _holds(records: list[Recorded], answer: ReportWritten) -> bool:
@@ -123,6 +113,16 @@ async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
         WorldloopError,
     ) as error:  # an export is a convenience: the rows themselves are where they were
         log.warning("no history export", problem=str(error))
+
+
+async def _keep_page(end: RunFinished, bundle: Bundle, deps: Deps) -> None:
+    """The page as one file; of the events up to this end, so that it is the same when the end comes again."""
+    records = await deps.bus.events(end.run_id)
+    ends = [place for place, record in enumerate(records) if record.message.id == end.id]
+    try:
+        await asyncio.to_thread(write_page, bundle, records[: ends[0] + 1] if ends else records)
+    except (OSError, WorldloopError) as error:  # nothing waits for it, and `worldloop report` writes it again
+        log.warning("no page as a file", problem=str(error))
 
 
 HANDLERS: Mapping[type[Message], Handler[Any, Deps]] = {Event: event, WriteReports: write_reports}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from services.reporter.handlers import HANDLERS, Deps
+from services.reporter.notify import Teller
+from services.reporter.page.server import open_page
 from shared.bus.protocol import Bus
 from shared.service import App, Runs, run
 from shared.settings import Settings
@@ -14,7 +16,11 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
     """Wire the reporter."""
     # matplotlib would make a directory of its own under the user's configuration
     os.environ.setdefault("MPLCONFIGDIR", str(settings.cache_dir / "matplotlib"))
-    return App(service="reporter", deps=Deps(bus, Runs(bus, settings)), handlers=HANDLERS)
+    runs = Runs(bus, settings)
+    page = open_page(bus, runs, settings)
+    teller = Teller(bus, runs, settings.notify_file, lambda: page.url if page is not None else None)
+    background = [teller.watch, *([page.run] if page is not None else [])]
+    return App(service="reporter", deps=Deps(bus, runs), handlers=HANDLERS, background=background)
 
 
 def main() -> None:

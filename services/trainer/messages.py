@@ -14,14 +14,15 @@ from shared.events import CheckpointInfo, ChunkDone, ChunkStarted, TrainProgress
 from shared.sheets import newest_sheet
 
 
-def started(chunk: Chunk, group: AnyGroup, *, warm: bool) -> ChunkStarted:
-    """A group has the plan."""
+def started(chunk: Chunk, group: AnyGroup, step: int, *, warm: bool) -> ChunkStarted:
+    """A group has the plan, and goes on from `step` updates done."""
     return ChunkStarted(
         run_id=chunk.run_id,
         stage=chunk.plan.stage,
         attempt=chunk.plan.attempt,
         plan=chunk.plan,
         launch=chunk.launches,
+        resume_step=step,
         recount=chunk.recount,
         launcher_pid=group.pid,
         host=socket.gethostname(),

@@ -12,14 +12,14 @@ from services.trainer.chunk import Chunk, Outcome
 from services.trainer.config import Policy
 from services.trainer.core import ends
 from services.trainer.core.ledger import Begun, Key, Ledger
-from services.trainer.core.lineage import disposable, resume_point
+from services.trainer.core.lineage import disposable, named, resume_point
 from services.trainer.crew import Crew
 from services.trainer.group import Gone
 from services.trainer.inventory import Inventory, supersede
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bus.protocol import Bus
 from shared.errors import ConfigurationError, Retry
-from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, GateDecided, Message, RunId
+from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, Message, RunId
 from shared.service import Jobs, Runs
 from shared.settings import Settings
 
@@ -45,8 +45,8 @@ class Trainer:
         self._inventory, self._crew = Inventory(), Crew(bus, settings)
         self._taking = asyncio.Lock()
         self._chunk: Chunk | None = None
-        self._named: dict[str, set[str | None]] = {}
-        """Run -> checkpoints that its gates named, which retention keeps."""
+        self._named: dict[str, set[str]] = {}
+        """Run -> checkpoints that its events named, which retention keeps."""
         self._read: dict[str, int] = {}
         """Run -> sequence up to which that was read."""
         self._closing = False
@@ -207,7 +207,7 @@ class Trainer:
         chunk.launcher_pid = group.pid
         begun = Begun(chunk.run_id, chunk.plan, chunk.launches, chunk.since, group.pid)
         self._ledger.begun[chunk.key] = begun
-        await self._bus.publish(messages.started(chunk, group, warm=warm))
+        await self._bus.publish(messages.started(chunk, group, step, warm=warm))
         chunk.settled.set()
         async with self._crew.guarded(chunk):
             end = await group.finish(
@@ -241,13 +241,10 @@ class Trainer:
     async def _tidy(self, chunk: Chunk, found: list[CheckpointInfo]) -> None:
         """After a chunk: no stray launcher, and no checkpoint that nobody needs."""
         await self._crew.sweep(chunk, "alive after the chunk")
-        named = self._named.setdefault(chunk.run_id, set())
+        keep = self._named.setdefault(chunk.run_id, set())
         for each in await self._bus.events(chunk.run_id, after=self._read.get(chunk.run_id, 0)):
             self._read[chunk.run_id] = each.sequence
-            if isinstance(gate := each.message, GateDecided):
-                named |= {gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from}
-        given = (*chunk.spec.checkpoints.values(), chunk.plan.resume_from)
-        keep = {path for path in (*named, *given) if path}
+            keep |= named(each.message)
         await self._inventory.delete(
             chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep)
         )

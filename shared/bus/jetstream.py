@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,10 +24,10 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from shared.bus import streams
-from shared.bus.protocol import Consumer, DeadLetter, Delivery, Recorded
+from shared.bus.protocol import Backlog, Consumer, DeadLetter, Delivery, Recorded
 from shared.bus.wire import Envelope, dead, decode, encode, published, service_of
 from shared.errors import BusError, MessageError, SequenceConflict
-from shared.events import Event, Kind, Message, Telemetry
+from shared.events import SERVICES, Event, Kind, Message, Telemetry
 
 PATIENCE_SEC = 60.0
 """How long a call goes on trying while the server is away."""
@@ -34,9 +35,13 @@ REQUEST_SEC = 1.0
 """Wait for one answer of the server."""
 PULL_SEC = 1.0
 """Wait of one pull for a message."""
+LOOK_SEC = 3.0
+"""How long a look at the consumers may take."""
 RETRY_SEC = 0.1
 BATCH = 256
 """Messages per pull while reading the past."""
+CONSUMERS_PAGE = 256
+"""Consumers the server lists at a time."""
 READER_IDLE_SEC = 30.0
 """The server forgets a reader that has not pulled for so long."""
 WRONG_LAST_SEQUENCE = 10071
@@ -123,9 +128,11 @@ class JetStreamBus:
                 return cast("int", last.seq)
             raise
 
-    async def events(self, run_id: str | None = None, *, after: int = 0) -> list[Recorded]:
+    async def events(
+        self, run_id: str | None = None, *, after: int = 0, name: str | None = None
+    ) -> list[Recorded]:
         """See `Bus`."""
-        subject = f"worldloop.{run_id or '*'}.event.*"
+        subject = f"worldloop.{run_id or '*'}.event.{name or '*'}"
         messages = await self._patiently(lambda: self._read_all(streams.EVENTS, subject, after))
         records = [await self._record(message) for message in messages]
         return [record for record in records if record is not None]
@@ -219,6 +226,20 @@ class JetStreamBus:
             _letter(message)
             for message in await self._patiently(lambda: self._read_all(streams.DEAD, subject, 0))
         ]
+
+    async def backlog(self) -> list[Backlog]:
+        """See `Bus`."""
+        try:
+            async with asyncio.timeout(LOOK_SEC):
+                durable = [
+                    found
+                    for stream in (streams.EVENTS, streams.COMMANDS)
+                    for found in await _faithful(self._consumers(stream))
+                ]
+                dead = await _faithful(self._dead_counts())
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BusError(f"the NATS server at {self._url} does not answer: {error}") from error
+        return _backlogs(durable, dead)
 
     @property
     def connected(self) -> bool:
@@ -396,6 +417,26 @@ class JetStreamBus:
         except TimeoutError:
             return []
 
+    async def _consumers(self, stream: str) -> list[Any]:
+        """What the server knows of a stream's consumers; none where there is no such stream."""
+        found: list[Any] = []
+        try:
+            while True:
+                page = await self._js.consumers_info(stream, offset=len(found))
+                found += page
+                if len(page) < CONSUMERS_PAGE:
+                    return found
+        except NotFoundError:
+            return []
+
+    async def _dead_counts(self) -> dict[str, int]:
+        """Subject of dead letters -> how many there are."""
+        try:
+            state = (await self._js.stream_info(streams.DEAD, subjects_filter="worldloop.*.dead.>")).state
+        except NotFoundError:
+            return {}
+        return dict(state.subjects or {})
+
     async def _unsubscribe(self, subscription: Any) -> None:
         if subscription is not None:
             with contextlib.suppress(nats.errors.Error, OSError):  # the connection went first
@@ -492,12 +533,38 @@ def _durable(consumer: Consumer) -> ConsumerConfig:
     else:
         subjects = [f"worldloop.*.event.{name}" for name in consumer.names or ("*",)]
     return ConsumerConfig(
-        durable_name=f"{consumer.service}-{consumer.kind}s",
+        durable_name=consumer.durable,
+        deliver_policy=DeliverPolicy.NEW if consumer.only_new else DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=consumer.ack_wait_sec,
         max_deliver=consumer.max_deliver,
         filter_subjects=subjects,
+        inactive_threshold=consumer.forget_after_sec,
     )
+
+
+def _backlogs(consumers: list[Any], dead: dict[str, int]) -> list[Backlog]:
+    """One per service, from its consumers (see `Consumer.durable`) and the subjects of its dead letters."""
+    found: list[Backlog] = []
+    for service in SERVICES:
+        names = (f"{service}-commands", f"{service}-events")
+        own = [each for each in consumers if (each.config.durable_name or "").startswith(names)]
+        counts: Counter[str] = Counter()
+        for subject, count in dead.items():
+            _, run_id, _, of, *_ = subject.split(".")
+            if of == service:
+                counts[run_id] += count
+        if own or counts:
+            found.append(
+                Backlog(
+                    service,
+                    waiting=sum(each.num_pending or 0 for each in own),
+                    unsettled=sum(each.num_ack_pending or 0 for each in own),
+                    redelivered=sum(each.num_redelivered or 0 for each in own),
+                    dead=dict(counts),
+                )
+            )
+    return found
 
 
 def _letter(message: Any) -> DeadLetter:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from shared.bus.protocol import Recorded
 from shared.bus.wire import decode
 from shared.errors import BundleError, MessageError
-from shared.events import as_document, subject
+from shared.events import as_document, schema_urn, subject
 
 TAIL_BYTES = 64 * 1024
 """What is looked at first to find the last line."""
@@ -32,6 +32,7 @@ def as_cloudevent(recorded: Recorded) -> dict[str, Any]:
         "time": recorded.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "subject": subject(message),
         "datacontenttype": "application/json",
+        "dataschema": schema_urn(type(message)),
         "sequence": recorded.sequence,
         "data": as_document(message),
     }

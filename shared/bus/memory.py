@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from shared.bus.protocol import Consumer, DeadLetter, Delivery, Recorded
+from shared.bus.protocol import Backlog, Consumer, DeadLetter, Delivery, Recorded
 from shared.bus.wire import Envelope, dead, decode, encode, published, service_of
 from shared.errors import MessageError, SequenceConflict
-from shared.events import Event, Kind, Message
+from shared.events import SERVICES, Event, Kind, Message
 
 
 @dataclass(slots=True, eq=False)
@@ -32,9 +33,9 @@ class Broker:
     log: list[tuple[int, Envelope]] = field(default_factory=list)
     """Events with their sequences."""
     queues: dict[tuple[str, str], list[_Item]] = field(default_factory=dict)
-    """(service, kind) -> what its durable consumer has not settled."""
-    wanted: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Service -> event names its durable consumer wants."""
+    """(service, name of its durable consumer) -> what that has not settled."""
+    wanted: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """The same of consumers of events -> event names they want."""
     sequences: dict[str, int] = field(default_factory=dict)
     """`ce-id` -> sequence, for deduplication."""
     listeners: list[asyncio.Queue[tuple[int, Envelope]]] = field(default_factory=list)
@@ -51,12 +52,12 @@ class Broker:
         if kind != "telemetry":
             sequence = self.sequences[envelope.headers["ce-id"]] = len(self.sequences) + 1
         if kind == "command":
-            self.queues.setdefault((name[0], kind), []).append(_Item(sequence, envelope))
+            self.queues.setdefault((name[0], f"{name[0]}-commands"), []).append(_Item(sequence, envelope))
         elif kind == "event":
             self.log.append((sequence, envelope))
-            for service, names in self.wanted.items():
+            for consumer, names in self.wanted.items():
                 if not names or name[0] in names:
-                    self.queues[service, kind].append(_Item(sequence, envelope))
+                    self.queues[consumer].append(_Item(sequence, envelope))
         for listener in self.listeners:
             listener.put_nowait((sequence, envelope))
         self.notify()
@@ -64,14 +65,15 @@ class Broker:
 
     def queue(self, consumer: Consumer) -> list[_Item]:
         """The unsettled messages of a durable consumer, which is made if it is new."""
-        if consumer.kind == "event" and consumer.service not in self.wanted:
-            self.wanted[consumer.service] = consumer.names
-            self.queues[consumer.service, "event"] = [
+        key = (consumer.service, consumer.durable)
+        if consumer.kind == "event" and key not in self.wanted:
+            self.wanted[key] = consumer.names
+            self.queues[key] = [
                 _Item(sequence, envelope)
-                for sequence, envelope in self.log
+                for sequence, envelope in ([] if consumer.only_new else self.log)
                 if not consumer.names or envelope.subject.rpartition(".")[2] in consumer.names
             ]
-        return self.queues.setdefault((consumer.service, consumer.kind), [])
+        return self.queues.setdefault(key, [])
 
     def notify(self) -> None:
         """Wake whoever waits for something to happen."""
@@ -142,9 +144,15 @@ class MemoryBus:
             raise SequenceConflict(problem, last=last)
         return self.broker.put(envelope)
 
-    async def events(self, run_id: str | None = None, *, after: int = 0) -> list[Recorded]:
+    async def events(
+        self, run_id: str | None = None, *, after: int = 0, name: str | None = None
+    ) -> list[Recorded]:
         """See `Bus`."""
-        found = [(s, envelope) for s, envelope in self.broker.log if s > after and _of_run(envelope, run_id)]
+        found = [
+            (s, envelope)
+            for s, envelope in self.broker.log
+            if s > after and _of_run(envelope, run_id) and name in (None, envelope.subject.split(".")[-1])
+        ]
         records = [self._record(s, envelope, len(found) - n) for n, (s, envelope) in enumerate(found, 1)]
         return [record for record in records if record is not None]
 
@@ -213,6 +221,25 @@ class MemoryBus:
     async def dead_letters(self, run_id: str | None = None) -> list[DeadLetter]:
         """See `Bus`."""
         return [letter for letter in self.broker.dead if run_id in (None, letter.run_id)]
+
+    async def backlog(self) -> list[Backlog]:
+        """See `Bus`."""
+        found: list[Backlog] = []
+        for service in SERVICES:
+            queues = [queue for (of, _), queue in self.broker.queues.items() if of == service]
+            dead = Counter(letter.run_id for letter in self.broker.dead if letter.service == service)
+            if queues or dead:
+                times = [item.deliveries for queue in queues for item in queue]
+                found.append(
+                    Backlog(
+                        service,
+                        waiting=times.count(0),
+                        unsettled=len(times) - times.count(0),
+                        redelivered=sum(count > 1 for count in times),
+                        dead=dict(dead),
+                    )
+                )
+        return found
 
     @property
     def connected(self) -> bool:

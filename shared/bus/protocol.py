@@ -6,8 +6,8 @@ Events are kept for ever in one ordered log; commands wait in a work queue until
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -54,6 +54,32 @@ class Consumer:
     """Event names wanted; empty wants all. Commands are always those of the service."""
     ack_wait_sec: float = 30.0
     max_deliver: int = 20
+    purpose: str = ""
+    """Of a service's further consumer, with a place in the log of its own: letters, digits, `-`, `_`."""
+    only_new: bool = False
+    """Made new, it begins with what is published from then on."""
+    forget_after_sec: float | None = None
+    """Unused for so long, its place in the log is forgotten; none keeps it for ever."""
+
+    @property
+    def durable(self) -> str:
+        """Its name on the server."""
+        return f"{self.service}-{self.kind}s" + (f"-{self.purpose}" if self.purpose else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a service has before it, over all runs and its durable consumers, and what it could not handle."""
+
+    service: Service
+    waiting: int = 0
+    """Messages its consumers have not yet taken."""
+    unsettled: int = 0
+    """Messages taken and not yet acked or terminated; one that was given back counts until it comes again."""
+    redelivered: int = 0
+    """Of those, how many were delivered more than once."""
+    dead: Mapping[str, int] = field(default_factory=dict)
+    """Run -> its dead letters of this service."""
 
 
 class Delivery(Protocol):
@@ -109,8 +135,13 @@ class Bus(Protocol):
         """
         ...
 
-    async def events(self, run_id: str | None = None, *, after: int = 0) -> list[Recorded]:
-        """All events so far, of one run or of all, with a sequence above `after`, in order."""
+    async def events(
+        self, run_id: str | None = None, *, after: int = 0, name: str | None = None
+    ) -> list[Recorded]:
+        """All events so far, of one run or of all, with a sequence above `after`, in order.
+
+        With `name` those of that name alone; the others are not even read.
+        """
         ...
 
     async def last_event(self, run_id: str, name: str) -> Recorded | None:
@@ -138,6 +169,13 @@ class Bus(Protocol):
 
     async def dead_letters(self, run_id: str | None = None) -> list[DeadLetter]:
         """All dead letters, of one run or of all."""
+        ...
+
+    async def backlog(self) -> list[Backlog]:
+        """What each service has before it; one that has no consumer and no dead letters is left out.
+
+        Cheap, and for display: a server that does not answer within seconds is a `BusError`, not waited for.
+        """
         ...
 
     @property

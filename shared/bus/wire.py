@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.bus.protocol import DeadLetter
 from shared.errors import MessageError
-from shared.events import SERVICES, Message, Service, message_class, subject
+from shared.events import SERVICES, Message, Service, message_class, schema_urn, subject
 
 _SAFE = "!#$&'()*+,/:;<=>?@[]^`{|}~"  # printable, and not to be percent-encoded in a CloudEvents header
 
@@ -41,6 +41,7 @@ def encode(message: Message, *, source: str, time: datetime) -> Envelope:
         "ce-source": source,
         "ce-time": time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "ce-datacontenttype": "application/json",
+        "ce-dataschema": schema_urn(type(message)),
     }
     return Envelope(subject(message), message.model_dump_json().encode(), headers)
 

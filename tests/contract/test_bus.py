@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shared.bus.protocol import Bus, Consumer, DeadLetter, Delivery, Recorded
+from shared.bus.protocol import Backlog, Bus, Consumer, DeadLetter, Delivery, Recorded
 from shared.bus.wire import Envelope
 from shared.errors import MessageError, SequenceConflict
 from shared.events import Heartbeat, Message, RunPaused, RunResumed, StopChunk
@@ -304,7 +304,7 @@ async def test_a_delivery_that_cannot_be_read_says_why(bus: Bus, put_raw: PutRaw
         (await first(bus)).message()
 
 
-# --- dead letters, telemetry, end -------------------------------------------------------------------------
+# --- dead letters -------------------------------------------------------------------------------------------
 
 
 async def test_dead_letters_keep_the_message_and_the_reason(bus: Bus) -> None:
@@ -346,6 +346,63 @@ async def test_a_delivery_that_was_expected_to_be_something_can_be_buried(bus: B
     assert kept.headers["ce-id"] == paused(2).id
 
 
+# --- what waits -------------------------------------------------------------------------------------------
+
+
+async def test_a_bus_that_nobody_has_used_has_no_backlog(bus: Bus) -> None:
+    assert await bus.backlog() == []
+
+
+async def test_the_backlog_counts_what_a_service_has_not_taken_and_what_it_has_not_settled(bus: Bus) -> None:
+    monitor = Consumer("monitor", "event", ("run_paused",))
+    await bus.publish(stop(1))
+    await (await first(bus)).ack()
+    assert await bus.backlog() == [Backlog("trainer")]
+    for attempt in (2, 3, 4):
+        await bus.publish(stop(attempt))
+    for event in (paused(1), paused(2, OTHER), RunResumed(run_id=RUN, by="operator", reason="")):
+        await bus.publish(event)
+    delivery, taken = await first(bus), await first(bus, monitor)
+    assert await bus.backlog() == [
+        Backlog("trainer", waiting=2, unsettled=1),
+        Backlog("monitor", waiting=1, unsettled=1),
+    ]
+    await delivery.nak()
+    again = await first(bus)
+    assert again.deliveries == 2
+    await taken.ack()
+    assert await bus.backlog() == [
+        Backlog("trainer", waiting=2, unsettled=1, redelivered=1),
+        Backlog("monitor", waiting=1),
+    ]
+    await again.ack()
+    assert (await bus.backlog())[0] == Backlog("trainer", waiting=2)
+
+
+async def test_the_backlog_counts_a_services_further_consumers(bus: Bus) -> None:
+    await bus.publish(paused(1))
+    await first(bus, Consumer("monitor", "event", purpose="telling"))
+    await (await first(bus, Consumer("monitor", "event"))).ack()
+    await bus.publish(paused(2))
+    assert await bus.backlog() == [Backlog("monitor", waiting=2, unsettled=1)]
+
+
+async def test_the_backlog_counts_dead_letters_by_service_and_run_and_no_follower(bus: Bus) -> None:
+    def letter(run_id: str, name: str) -> DeadLetter:
+        subject = f"worldloop.{run_id}.event.{name}"
+        return DeadLetter(run_id, "monitor", name, subject, "no", 1, b"{}", {"ce-id": f"{run_id}/{name}"})
+
+    for run_id, name in ((RUN, "run_paused"), (RUN, "run_resumed"), (OTHER, "run_paused")):
+        await bus.dead_letter(letter(run_id, name))
+    await bus.publish(paused(1))
+    async with contextlib.aclosing(bus.follow()) as records:
+        await take(records, 1)
+        assert await bus.backlog() == [Backlog("monitor", dead={RUN: 2, OTHER: 1})]
+
+
+# --- telemetry, end ---------------------------------------------------------------------------------------
+
+
 async def test_telemetry_is_sent_without_anyone_listening_and_is_no_event(bus: Bus) -> None:
     await bus.publish(heartbeat())
     assert await bus.events() == []
@@ -355,3 +412,23 @@ async def test_a_closed_bus_is_not_connected(bus: Bus) -> None:
     assert bus.connected
     await bus.close()
     assert not bus.connected
+
+
+async def test_a_further_consumer_of_a_service_has_a_place_of_its_own_and_may_begin_now(bus: Bus) -> None:
+    whole = Consumer("reporter", "event", ("run_paused",))
+    further = Consumer(
+        "reporter", "event", ("run_paused",), purpose="more", only_new=True, forget_after_sec=60
+    )
+    await bus.publish(paused(1))
+    made, ordinal = asyncio.create_task(first(bus, further)), 1
+    while not made.done():
+        ordinal += 1
+        await bus.publish(paused(ordinal))
+        await asyncio.sleep(0.02)
+    got = made.result().message()
+    assert isinstance(got, RunPaused)
+    assert got.ordinal > 1
+    await made.result().ack()
+    following = (await first(bus, further)).message() if ordinal > got.ordinal else paused(got.ordinal + 1)
+    assert following == paused(got.ordinal + 1)
+    assert (await first(bus, whole)).message() == paused(1)

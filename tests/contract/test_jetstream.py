@@ -176,6 +176,20 @@ async def test_a_server_without_jetstream_is_an_error_that_names_the_cure() -> N
         await server.wait()
 
 
+async def test_the_backlog_does_not_wait_for_a_server_that_is_away_and_needs_no_stream(
+    fresh_nats_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.bus.jetstream.LOOK_SEC", 0.2)
+    bus = await JetStreamBus.connect(fresh_nats_server.url)
+    await bus._js.delete_stream(streams.COMMANDS)
+    await bus._js.delete_stream(streams.DEAD)
+    assert await bus.backlog() == []
+    fresh_nats_server.kill()
+    with pytest.raises(BusError, match="does not answer"):
+        await bus.backlog()
+    await bus.close()
+
+
 async def test_streams_of_another_kind_under_our_names_are_refused(fresh_nats_server: Any) -> None:
     bus = await JetStreamBus.connect(fresh_nats_server.url)
     await bus._js.delete_stream(streams.COMMANDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.world import World
+from tests.e2e.writes import Writes
 
 
 @pytest.fixture
@@ -19,9 +20,22 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world in which one undisturbed run has passed."""
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Writes]]:
+    """A world in which one undisturbed run has passed, and what was written meanwhile."""
     world = World(tmp_path_factory.mktemp("finished"))
+    writes = Writes(world, tmp_path_factory.mktemp("watched"))
     world.run(*world.train())
-    yield world
+    yield world, writes
     world.close()
+
+
+@pytest.fixture(scope="session")
+def finished(watched: tuple[World, Writes]) -> World:
+    """A world in which one undisturbed run has passed."""
+    return watched[0]
+
+
+@pytest.fixture(scope="session")
+def writes(watched: tuple[World, Writes]) -> Writes:
+    """What was written in that world."""
+    return watched[1]

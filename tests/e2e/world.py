@@ -71,6 +71,7 @@ class World:
             "HOME": str(directory / "home"),
             "WORLDLOOP_STATE_DIR": str(directory / "state"),
             "WORLDLOOP_CACHE_DIR": str(directory / "cache"),
+            "WORLDLOOP_NOTIFY_FILE": str(directory / "notify.yaml"),
             "COLUMNS": "200",
         }
 

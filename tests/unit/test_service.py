@@ -142,7 +142,7 @@ async def test_events_are_filtered_by_the_names_that_have_handlers(
         "gpu_evidence",
         "run_paused",
     )
-    assert bus.broker.wanted == {"monitor": names}
+    assert bus.broker.wanted == {("monitor", "monitor-events"): names}
 
 
 async def test_retry_brings_the_message_again_after_its_delay(bus: MemoryBus, settings: Settings) -> None:

@@ -25,6 +25,7 @@ def test_a_message_travels_as_a_cloudevent_in_binary_mode() -> None:
         "ce-source": "/worldloop/gatekeeper",
         "ce-time": "2026-01-01T12:00:00.000000Z",
         "ce-datacontenttype": "application/json",
+        "ce-dataschema": "urn:worldloop:command:stop:1",
     }
     assert decode(envelope.subject, envelope.data) == STOP
 

@@ -73,12 +73,12 @@ def summary(number: int, values: Mapping[str, Any]) -> bytes:
     return bytes(record.SerializeToString())
 
 
-def run(number: int, run_id: str, name: str, config: Mapping[str, Any]) -> bytes:
+def run(number: int, run_id: str, name: str, config: Mapping[str, Any], project: str = "") -> bytes:
     """The `run` record that a file begins with."""
     from wandb.proto import wandb_internal_pb2 as wandb
 
     record = wandb.Record(num=number)
-    record.run.run_id, record.run.display_name = run_id, name
+    record.run.run_id, record.run.display_name, record.run.project = run_id, name, project
     for key, value in config.items():
         record.run.config.update.add(key=key, value_json=json.dumps(value))
     return bytes(record.SerializeToString())

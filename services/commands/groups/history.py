@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from services.commands import places
-from services.commands.groups.arguments import OutputRoot
+from services.commands.groups.arguments import Json, OutputRoot
 from shared.errors import UsageError
 from shared.events import Stage
 
@@ -39,6 +39,7 @@ def history_export(
         typer.Option(metavar="DIR", help="Where to. (default Logs/ of the bundle, else ./Logs)"),
     ] = None,
     output_root: OutputRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Write a run's history as <stage>_history_<run id>_latest.csv and .json, however long it is."""
     try:
@@ -46,4 +47,4 @@ def history_export(
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is missing: pip install 'worldloop[monitor]'") from None
     root = places.output_root(output_root, None)
-    raise typer.Exit(command.export(source, stage=stage, form=form, out=out, root=root))
+    raise typer.Exit(command.export(source, stage=stage, form=form, out=out, root=root, as_json=as_json))

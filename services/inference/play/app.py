@@ -23,8 +23,8 @@ from services.inference.play.conductor import Conductor
 from services.inference.play.config import PlayConfig
 from services.inference.play.legend import Legend
 from services.inference.play.messages import REQUEST
-from services.inference.play.origin import host_allowed, origin_allowed
 from services.inference.play.session import Session
+from shared.web.origin import host_allowed, origin_allowed
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from shared.config import Config, Device, InferenceConfig, TrainingConfig
 from shared.events import Stage
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from shared.web.listen import LOOPBACK
 
 
 class PlayConfig(Config):

@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import random
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+import psutil
 import torch
 import uvicorn
 
 from services.inference.play.app import create_app
 from services.inference.play.conductor import Conductor
-from services.inference.play.config import LOOPBACK, PlayConfig
+from services.inference.play.config import PlayConfig
 from services.inference.play.engine import Engine
 from services.inference.play.messages import LARGEST
 from services.inference.world import World
 from shared.datasets.frames import FramesDataset
 from shared.datasets.mapping import open_frames
-from shared.errors import DatasetError, UsageError, WorldloopError
+from shared.errors import DatasetError, WorldloopError
+from shared.web.listen import address, listen, own_names
 
 THREADS = 4
 """Cores that decoding uses, at most: a batch of a few frames has no work for more."""
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to recognize, not what to listen on
-STALLED_SEC = 20
-"""A player who takes nothing for so long is cut off: a line that broke, a page that does not read."""
+LOOK_SEC = 0.3
+"""How long to watch how many cores are idle."""
 GOODBYE_SEC = 3
 """How long pages get to answer that the server ends."""
 
@@ -41,9 +41,9 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
     Raises:
         WorldloopError: Checkpoints or recording cannot be used, the port is taken, or decoding failed.
     """
-    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+    torch.set_num_threads(min(THREADS, torch.get_num_threads(), idle_cores()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    listener = _listen(config.host, config.port)
+    listener = listen(config.host, [config.port], cure="Name another with --port or --host")
     world = World.load(config.checkpoints, config.device)
     dataset = FramesDataset.configured(
         config.dataset, config.training, cache_dir=config.cache_dir, frame_size=world.frame_size
@@ -66,7 +66,7 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
         size=engine.size,
         most_steps=engine.most_steps,
         with_actions=world.with_actions,
-        names=_names(config.host),
+        names=own_names(config.host),
         on_failure=fail,
     )
     server = uvicorn.Server(
@@ -80,39 +80,11 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=GOODBYE_SEC,
         )
     )
-    ready(_url(listener))
+    ready(address(listener))
     with suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises the signal again
         server.run(sockets=[listener])
     for error in failures:
         raise WorldloopError(f"decoding failed: {type(error).__name__}: {error}") from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port} ({error.strerror}). Name another with --port or --host"
-        ) from error
-    # whoever connects inherits it; a WebSocket ping alone does not get rid of a full line
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STALLED_SEC)
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    if host in EVERYWHERE:
-        host = socket.gethostname()
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def _names(host: str) -> set[str]:
-    """What this machine may be called in the browser, where others can reach it."""
-    if host in LOOPBACK:
-        return set()
-    return {name.lower() for name in (host, socket.gethostname(), socket.getfqdn())}
 
 
 def _action_names(config: PlayConfig) -> list[str]:
@@ -124,3 +96,8 @@ def _action_names(config: PlayConfig) -> list[str]:
         raise DatasetError(
             f"{config.dataset}: its attribute action_names is no JSON list ({error}). Record it again"
         ) from error
+
+
+def idle_cores() -> int:
+    """Cores that nobody uses now, at least one: a thread beside a busy neighbour makes the others wait."""
+    return max(1, round((psutil.cpu_count() or 1) * (1 - psutil.cpu_percent(interval=LOOK_SEC) / 100)))

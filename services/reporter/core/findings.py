@@ -1,12 +1,13 @@
-"""What a reader must know before trusting a run, and what to do next, most important first."""
+"""What a reader must know before trusting a run, most important first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.reporter.core.markdown import duration, number
+from services.reporter.core.changes import ASKED, changes, failed_text
+from services.reporter.core.markdown import count_of, duration, number
 from services.reporter.core.story import Outcome, Story
-from shared.events import STAGES, InferenceDone
+from shared.events import STAGES, GateDecided, InferenceDone
 
 SEEN_MUCH = 0.5
 """Share of target frames known from training from which on a test says little about new frames."""
@@ -15,7 +16,7 @@ MOTION = (0.8, 1.2)
 
 
 def headline(story: Story, outcome: Outcome) -> str:
-    """What happened, in one or two sentences."""
+    """What happened, in a few sentences."""
     gates = story.gates
     counts = {
         kind: sum(gate.decision == kind for gate in gates)
@@ -23,18 +24,35 @@ def headline(story: Story, outcome: Outcome) -> str:
     }
     decisions = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
     trained = ", ".join(
-        f"{stage} to {max(g.gate_step for g in gates if g.stage == stage)} updates"
+        f"{stage} to {accepted.gate_step if (accepted := story.accepted(stage)) is not None else 0} updates"
         for stage in STAGES
         if any(gate.stage == stage for gate in gates)
     )
-    what = f"The run {status_text(story, outcome)}: {outcome.reason.rstrip('.')}."
+    if outcome.over:
+        what = f"The run {status_text(story, outcome)}: {outcome.reason.rstrip('.')}."
+    else:
+        what = (
+            f"The run has not ended: when the last event came, {story.decided:%Y-%m-%d %H:%M:%S} UTC, it was "
+            f"{outcome.status} ({outcome.reason.rstrip('.')})."
+        )
+    gate = failed_gate(story)
+    if outcome.status == "failed" and gate is not None and gate.reason not in outcome.reason:
+        failed = failed_text(gate, most=1)
+        place = "the inference gate" if gate.stage == "inference" else f"{gate.stage} attempt {gate.attempt}"
+        what += f" What ended it was {place}: {gate.reason}{f' ({failed})' if failed else ''}."
     seconds = (story.decided - story.began).total_seconds()
     training = (
-        f" It trained {trained} through {len(gates)} gates ({decisions})"
+        f" It trained {trained} through {count_of(len(gates), 'gate')} ({decisions})"
         if trained
         else " It trained nothing"
     )
     return f"{what}{training} in {duration(seconds)}."
+
+
+def failed_gate(story: Story) -> GateDecided | None:
+    """The gate that ended the run, if a gate did."""
+    gate = story.decisions[-1][1] if story.decisions else None
+    return gate if gate is not None and gate.decision == "stop" and gate.verdict == "retune" else None
 
 
 def status_text(story: Story, outcome: Outcome) -> str:
@@ -124,9 +142,7 @@ def _of_inference(story: Story, done: InferenceDone, outcome: Outcome) -> Iterat
 
 def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
     if outcome.degraded:
-        reasons = ", ".join(f"{g.stage} attempt {g.attempt} ({g.reason})" for g in story.gates if g.degraded)
-        where = f": {reasons}" if reasons else ""
-        yield f"Degraded: a stage ran at its smallest batch after failures{where}."
+        yield f"Degraded: {'; '.join(degraded_causes(story)) or 'the run is flagged so'}."
     for stage in STAGES:
         gate = story.accepted(stage)
         if gate is not None and gate.verdict == "watch":
@@ -158,6 +174,25 @@ def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
         yield f"Observe only: decisions were recorded, not carried out; {passed_over}."
 
 
+def degraded_causes(story: Story) -> list[str]:
+    """Why the run is degraded: failures at the smallest batch, and batches that were made to be 1."""
+    found = []
+    for gate in story.gates:
+        batch = (gate.config_patch_applied | gate.config_patch_on_resume).get("batch_size_per_gpu")
+        at_floor = batch is None and gate.reason in ("oom", "runtime_error")
+        if gate.degraded and (batch == 1 or at_floor):  # the flag stays up once it is
+            what = "was retuned down to batch 1" if batch == 1 else "failed at its smallest batch"
+            failed = failed_text(gate, most=1)
+            why = f"attempt {gate.attempt}, {gate.reason}{f': {failed}' if failed else ''}"
+            found.append(f"{gate.stage} {what} ({why})")
+    asked = [
+        f"{change.stage} was retuned down to batch 1 (attempt {change.attempt}, {ASKED})"
+        for change in changes(story)
+        if change.key == "batch_size_per_gpu" and change.after == 1 and change.why == ASKED
+    ]
+    return found + asked
+
+
 def tokenizer_limits(story: Story) -> str | None:
     """Says so when the tokenizer alone is worse than the limit."""
     done, limit = story.inferences[-1] if story.inferences else None, story.configuration.inference.max_mse
@@ -167,37 +202,3 @@ def tokenizer_limits(story: Story) -> str | None:
         f"The tokenizer's own reconstruction MSE {number(done.tokenizer_mse)} is above the limit "
         f"{number(limit)}: no dynamics model can pass, and dynamics retries are unlikely to help."
     )
-
-
-def next_actions(story: Story, outcome: Outcome) -> list[str]:
-    """What to do, in the order of priority."""
-    actions = []
-    if tokenizer_limits(story) is not None:
-        actions.append("Train a better tokenizer first, then latent actions and dynamics again.")
-    actions += [
-        f"{blocked.stage}: {factor}" for blocked in story.blocked[-1:] for factor in blocked.blocking_factors
-    ]
-    actions += dict.fromkeys(
-        text for gate in [*story.gates, *story.inference_gates] for text in gate.recommendations
-    )
-    done = story.inferences[-1] if story.inferences else None
-    if done is not None and not done.ok:
-        actions.append(f"Find out why the inference test did not end: {done.problem}")
-    if done is not None and done.skill is not None and done.skill <= 0:
-        actions.append(
-            "Train dynamics longer or lower its loss limits, and let the policy require skill > 0 "
-            "(`gatekeeper.require.skill.above: 0`)."
-        )
-    if outcome.status == "stopped":
-        actions.append(f"Go on where it stopped: `worldloop train --resume {story.run_id}`.")
-    elif outcome.status == "failed":
-        actions.append(
-            "Read the failed gates of the loop report, change what they name, then go on with "
-            f"`worldloop train --resume {story.run_id}` or start anew."
-        )
-    elif outcome.status == "stage_completed":
-        actions.append(
-            "Train the other stages; only then the inference gate can tell whether the model is any good."
-        )
-    actions.append("Look at the pictures: numbers miss what an eye sees at once.")
-    return actions

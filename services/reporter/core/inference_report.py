@@ -2,76 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from services.reporter.core.findings import headline, next_actions, residual_risks, status_text, trust
-from services.reporter.core.loop_report import reason_text, withheld_text
-from services.reporter.core.markdown import bullets, duration, link, number, picture, table
+from services.reporter.core.findings import status_text
+from services.reporter.core.gate_lines import checks, withheld_text
+from services.reporter.core.markdown import count_of, duration, number, table
+from services.reporter.core.material import Material
+from services.reporter.core.opening import opening, risks, the_rest, what_to_do
 from services.reporter.core.story import Attempt, Outcome, Story
 from shared.events import STAGES, GateDecided, InferenceDone
 
 
-def inference_report(story: Story, outcome: Outcome, others: Mapping[str, str]) -> str:
-    """The report.
-
-    Args:
-        story: The run.
-        outcome: How it ended.
-        others: Name -> path of the run's other reports and exports, relative to the bundle.
-    """
+def inference_report(story: Story, outcome: Outcome, material: Material) -> str:
+    """The report; plots are `inference_<try>`."""
     lines = [
-        f"# Train to inference: {story.spec.run_name} (run {story.run_id})",
-        "",
-        f"**What happened.** {headline(story, outcome)}",
-        "",
-        f"**What to trust.** {trust(story, outcome)}",
-        "",
-        f"**What to do next.** {next_actions(story, outcome)[0]}",
-        "",
+        *opening("Train to inference", story, outcome),
         f"Status: **{status_text(story, outcome)}**",
         "",
         "## Checkpoints",
         "",
-        *_checkpoints(story),
+        *_checkpoints(story, material),
         "",
         "## Inference attempts",
     ]
     for done in story.inferences:
-        lines += _inference(story, done)
+        lines += _inference(story, done, material)
     if not story.inferences:
         lines += [
             "",
             "The inference test was not run." if story.spec.inference else "The run asked for no test.",
         ]
     lines += ["", "## Training calls", "", *_calls(story)]
-    lines += ["", "## Residual risks", ""]
-    lines += bullets(residual_risks(story, outcome), "None was found by what the gates and the test measure.")
-    lines += ["", "## Next actions", ""]
-    lines += [f"{place}. {action}" for place, action in enumerate(next_actions(story, outcome), 1)]
-    lines += ["", "## The rest", ""]
-    lines += [f"- {name}: {link(path)}" for name, path in others.items()]
+    lines += risks(story, outcome) + what_to_do(story, outcome) + the_rest(material)
     return "\n".join(lines) + "\n"
 
 
-def _checkpoints(story: Story) -> list[str]:
+def _checkpoints(story: Story, material: Material) -> list[str]:
     used = story.inferences[-1].checkpoints if story.inferences else {}
     paths = story.selected | used
     if not paths:
         return ["None: no gate was accepted, and none was given."]
     rows = [
-        (stage, link(paths[stage]), "given" if stage not in story.spec.stages else "trained in this run")
+        (
+            stage,
+            material.link(paths[stage], whole=True),
+            "given" if stage not in story.spec.stages else "trained in this run",
+        )
         for stage in STAGES
         if stage in paths
     ]
     return table(("stage", "checkpoint", "where from"), rows)
 
 
-def _inference(story: Story, done: InferenceDone) -> list[str]:
-    gate = next((g for g in story.inference_gates if g.attempt == done.inference_try), None)
-    lines = ["", f"### Try {done.inference_try}{f', sent again ({done.retry})' if done.retry else ''}", ""]
-    lines += _verdict(gate)
+def _inference(story: Story, done: InferenceDone, material: Material) -> list[str]:
+    gate = next((each for each in story.inference_gates if each.attempt == done.inference_try), None)
+    again = f", sent again {count_of(done.retry, 'time')}" if done.retry else ""
+    lines = ["", f"### Try {done.inference_try}{again}", "", *_verdict(gate, material)]
     if not done.ok:
-        return [*lines, f"The test did not come to its end: {done.problem}"]
+        return [*lines, f"The test did not come to its end: {done.problem or 'no reason given'}.", ""]
     held_out = "held out" if done.held_out else "**not held out**"
     mode = f"{done.mode}, actions {done.actions}, {duration(done.seconds)}"
     frames = f"{done.frames_inferred} of {done.frames_expected} frames over {done.clips} clips"
@@ -81,26 +67,26 @@ def _inference(story: Story, done: InferenceDone) -> list[str]:
         *_numbers(story, done),
         "",
     ]
-    if done.picture is not None:
-        lines += [picture(done.picture, "original frames and predicted ones"), ""]
-    if done.video is not None:
-        lines += [f"Video: {link(done.video)}", ""]
-    if done.preview is not None:
-        lines += [f"Animated: {link(done.preview)}", ""]
+    lines += material.plot(f"inference_{done.inference_try}", "error of each frame and its baselines")
     lines += _per_frame(done)
+    if done.picture is not None:
+        lines += [material.picture(done.picture, "original frames and predicted ones"), ""]
+    if done.video is not None:
+        lines += [f"Video: {material.link(done.video)}", ""]
+    if done.preview is not None:
+        lines += [f"Animated: {material.link(done.preview)}", ""]
     return lines
 
 
-def _verdict(gate: GateDecided | None) -> list[str]:
+def _verdict(gate: GateDecided | None, material: Material) -> list[str]:
     if gate is None:
         return ["No gate was decided on it.", ""]
     retries = f"retries {gate.retries_used} of {gate.retries_max}"
     return [
         f"decision {gate.decision} ({gate.reason}), verdict {gate.verdict}, {retries}",
         "",
-        *([withheld_text(gate.observed), ""] if gate.observed is not None else []),
-        *(f"- {reason_text(reason)}" for reason in gate.reasons),
-        "",
+        *([withheld_text(gate.observed, material), ""] if gate.observed is not None else []),
+        *checks(gate.reasons),
     ]
 
 
@@ -160,13 +146,11 @@ def _per_frame(done: InferenceDone) -> list[str]:
         "tokenizer MSE": done.tokenizer_per_frame,
     }
     present = {name: values for name, values in columns.items() if len(values) == len(done.mse_per_frame)}
-    return table(
-        ("frame", *present),
-        [
-            (frame + 1, *(values[frame] for values in present.values()))
-            for frame in range(len(done.mse_per_frame))
-        ],
-    )
+    rows = [
+        (frame + 1, *(values[frame] for values in present.values()))
+        for frame in range(len(done.mse_per_frame))
+    ]
+    return [*table(("frame", *present), rows), ""]
 
 
 def _calls(story: Story) -> list[str]:

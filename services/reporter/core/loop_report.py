@@ -2,158 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from services.reporter.core.changes import changes
-from services.reporter.core.findings import headline, next_actions, residual_risks, trust
-from services.reporter.core.markdown import bullets, link, number, picture, table
+from services.reporter.core.changes import BATCH, changes
+from services.reporter.core.findings import status_text
+from services.reporter.core.gate_lines import checks, gate_line, withheld_text
+from services.reporter.core.lineage import kept
+from services.reporter.core.markdown import bullets, count_of, duration, number, table
+from services.reporter.core.material import Material
+from services.reporter.core.opening import opening, risks, the_rest, what_to_do
 from services.reporter.core.story import Attempt, Outcome, Story
-from shared.events import STAGES, GateDecided, Reason, Stage, Withheld
+from shared.events import STAGES, GateDecided, Stage
 
 
-def loop_report(
-    story: Story, outcome: Outcome, plots: Mapping[Stage, str], problems: Mapping[Stage, str]
-) -> str:
-    """The report.
-
-    Args:
-        story: The run.
-        outcome: How it ended.
-        plots: Stage -> its loss plot, relative to the bundle.
-        problems: Stage -> why it has no plot.
-    """
+def loop_report(story: Story, outcome: Outcome, material: Material) -> str:
+    """The report; plots are `<stage>_loss` and `<stage>_actions`."""
     lines = [
-        f"# Training loop: {story.spec.run_name} (run {story.run_id})",
+        *opening("Training loop", story, outcome),
+        *_facts(story, outcome),
         "",
-        f"**What happened.** {headline(story, outcome)}",
+        "## Stages",
         "",
-        f"**What to trust.** {trust(story, outcome)}",
-        "",
-        f"**What to do next.** {next_actions(story, outcome)[0]}",
-        "",
-        *_facts(story),
+        *_stages(story, material),
         "",
         "## Gates",
     ]
     for stage in STAGES:
-        lines += _stage(story, stage, plots.get(stage), problems.get(stage))
+        lines += _stage(story, stage, material)
     if not story.attempts:
         lines += ["", "No stage was trained."]
-    lines += ["", "## Configuration changes", "", *_changes(story)]
-    lines += ["", "## Final checkpoints", "", *_checkpoints(story)]
-    lines += ["", "## What went on beside the gates", "", *_incidents(story)]
-    lines += ["", "## Residual risks", ""]
-    lines += bullets(residual_risks(story, outcome), "None was found by what the gates and the test measure.")
-    lines += ["", "## Next actions", ""]
-    lines += [f"{place}. {action}" for place, action in enumerate(next_actions(story, outcome), 1)]
-    paths = ("Logs/events.jsonl", "config/run.yaml", "config/policy.yaml", "config/origins.yaml")
-    lines += ["", f"Evidence: {', '.join(link(path) for path in paths)}."]
+    lines += ["", "## Configuration changes", "", *change_table(story)]
+    lines += ["", "## Final checkpoints", "", *_checkpoints(story, material)]
+    lines += ["", "## What went on beside the gates", "", *incidents(story)]
+    lines += risks(story, outcome) + what_to_do(story, outcome) + the_rest(material)
     return "\n".join(lines) + "\n"
 
 
-def _facts(story: Story) -> list[str]:
-    training = story.configuration.training
-    return table(
-        ("profile", "dataset", "stages", "processes", "device", "seed", "began (UTC)", "decided (UTC)"),
-        [
-            (
-                story.spec.profile,
-                f"`{training.dataset}`",
-                ", ".join(story.spec.stages) or "none",
-                training.nproc_per_node,
-                training.device,
-                training.seed,
-                f"{story.began:%Y-%m-%d %H:%M:%S}",
-                f"{story.decided:%Y-%m-%d %H:%M:%S}",
-            )
-        ],
+def _facts(story: Story, outcome: Outcome) -> list[str]:
+    training, spec = story.configuration.training, story.spec
+    checkout = f" ({spec.checkout.directory})" if spec.checkout is not None else ""
+    rows = [
+        ("status", f"**{status_text(story, outcome)}**"),
+        ("profile", spec.profile),
+        ("dataset", f"`{training.dataset}`"),
+        ("stages to train", ", ".join(spec.stages) or "none"),
+        ("trainer", f"{spec.backend}{checkout}"),
+        ("processes, device, seed", f"{training.nproc_per_node}, {training.device}, {training.seed}"),
+        ("began", f"{story.began:%Y-%m-%d %H:%M:%S} UTC"),
+        ("decided" if outcome.over else "last event", f"{story.decided:%Y-%m-%d %H:%M:%S} UTC"),
+        ("decisions", "recorded only (observe)" if spec.observe else "carried out"),
+    ]
+    return table(("", ""), rows)
+
+
+def _stages(story: Story, material: Material) -> list[str]:
+    rows = [
+        (
+            stage,
+            _progress(story, stage),
+            len(gates := [gate for gate in story.gates if gate.stage == stage]),
+            sum(gate.decision == "retune" for gate in gates),
+            sum(gate.decision == "restart_stage" for gate in gates),
+            number(_final_loss(story, stage)),
+            gates[-1].verdict if gates else "none",
+            material.link(story.selected.get(stage)),
+            duration(sum(each.done.seconds for each in story.of(stage) if each.done is not None)),
+        )
+        for stage in STAGES
+        if stage in story.spec.stages
+    ]
+    if not rows:
+        return ["None was to be trained."]
+    head = (
+        "stage",
+        "updates",
+        "gates",
+        "retunes",
+        "restarts",
+        "final loss",
+        "verdict",
+        "checkpoint",
+        "time",
     )
+    return table(head, rows)
 
 
-def _stage(story: Story, stage: Stage, plot: str | None, problem: str | None) -> list[str]:
+def _progress(story: Story, stage: Stage) -> str:
+    gates = [gate for gate in story.gates if gate.stage == stage]
+    accepted = story.accepted(stage)
+    if not gates:
+        return "not begun" if not list(story.of(stage)) else "before its first gate"
+    return f"{accepted.gate_step if accepted is not None else 0} accepted of {gates[-1].target_step}"
+
+
+def _final_loss(story: Story, stage: Stage) -> float | None:
+    found = [each.artifacts.history for each in story.of(stage) if each.artifacts is not None]
+    losses = [history.final_loss for history in found if history is not None]
+    return losses[-1] if losses else None
+
+
+def _stage(story: Story, stage: Stage, material: Material) -> list[str]:
     attempts = list(story.of(stage))
     if not attempts:
         return []
     lines = ["", f"### {stage}", ""]
-    if plot is not None:
-        lines += [picture(plot, f"loss of {stage}, gates marked"), ""]
-    elif problem is not None:
-        lines += [f"No loss plot: {problem}.", ""]
+    lines += material.plot(f"{stage}_loss", f"loss of {stage}")
+    lines += material.plot(f"{stage}_actions", f"actions of {stage}")
+    counts = kept(attempts)
     for attempt in attempts:
         if attempt.gate is not None:
-            lines += _gate(attempt.gate, attempt)
+            lines += _gate(attempt.gate, attempt, counts[attempt.number], material)
         else:
-            lines.append(f"- attempt {_number(attempt)}: no gate was decided.")
+            lines += [f"- attempt {attempt.number}: no gate was decided.", ""]
     return lines
 
 
-def _gate(gate: GateDecided, attempt: Attempt) -> list[str]:
-    patch = ", ".join(f"{key}={number(value)}" for key, value in gate.config_patch_applied.items()) or "none"
-    checkpoint = gate.accepted_checkpoint or gate.resume_from
-    role = "" if gate.accepted_checkpoint is not None else " (goes on from)"
-    line = (
-        f"- attempt {gate.attempt}, update {gate.gate_step} of {gate.target_step}: decision {gate.decision} "
-        f"({gate.reason}), verdict {gate.verdict}, checkpoint{role} {link(checkpoint)}, "
-        f"launcher {number(gate.launcher_pid)}, dual_gpu_ok {gate.dual_gpu_ok}, patch {patch}, "
-        f"effective batch {gate.effective_batch}, retries {gate.retries_used} of {gate.retries_max}, "
-        f"restarts {gate.restarts_used}{', degraded' if gate.degraded else ''}"
-    )
-    lines = [line]
+def _gate(gate: GateDecided, attempt: Attempt, counts: str, material: Material) -> list[str]:
+    lines = [gate_line(gate, material)]
     if gate.observed is not None:
-        lines.append(f"  - {withheld_text(gate.observed)}")
-    lines += [f"  - {reason_text(reason)}" for reason in gate.reasons]
-    lines.append(f"  - evidence: {', '.join(link(path) for path in gate.evidence_paths) or 'none'}")
-    tail = attempt.done.stderr_tail.strip() if attempt.done is not None else ""
-    if tail and attempt.done is not None and attempt.done.reason not in ("completed", "stopped"):
-        lines.append(
-            f"  - last words of the training process: `{tail.splitlines()[-1].replace('`', chr(39))}`"
-        )
-    return lines
+        lines.append(f"  - {withheld_text(gate.observed, material)}")
+    paths = ", ".join(material.link(path, gate.attempt) for path in gate.evidence_paths) or "none"
+    lines += [f"  - updates that count now: {counts}", f"  - evidence: {paths}"]
+    done = attempt.done
+    tail = done.stderr_tail.strip() if done is not None else ""
+    if tail and done is not None and done.reason not in ("completed", "stopped"):
+        last = tail.splitlines()[-1].replace("`", "'")
+        lines.append(f"  - last words of the training process: `{last}`")
+    return lines + checks(gate.reasons, indent="  ")
 
 
-def reason_text(reason: Reason) -> str:
-    """One check of a gate: what was measured against what."""
-    check = f"check {reason.check} " if reason.check else ""
-    measured = f"{number(reason.value)} against {number(reason.threshold)}"
-    return f"{'ok' if reason.ok else '**failed**'}: {check}{reason.name}, {measured}: {reason.text}"
-
-
-def withheld_text(withheld: Withheld) -> str:
-    """What a gate of an observed run would have done."""
-    patch = ", ".join(f"{key}={number(value)}" for key, value in withheld.config_patch.items()) or "none"
-    start = link(withheld.resume_from) if withheld.resume_from is not None else "the beginning"
-    where = f", from {start} to update {withheld.next_target_step}" if withheld.next_target_step else ""
-    return f"**observed only**: would have decided {withheld.decision}{where}, patch {patch}"
-
-
-def _changes(story: Story) -> list[str]:
-    found = [change for stage in STAGES for change in changes(list(story.of(stage)))]
+def change_table(story: Story) -> list[str]:
+    """What changed between the plans of a stage, and why."""
+    found = changes(story)
     if not found:
         return ["None: every chunk ran with the values the run began with."]
+    head = ("stage", "from attempt", "value", "before", "after", "because of", "rung")
     return table(
-        ("stage", "from attempt", "value", "before", "after"),
-        [(c.stage, c.attempt, f"`{c.key}`", c.before, c.after) for c in found],
+        head,
+        [
+            (c.stage, c.attempt, f"`{c.key}`" if c.key != BATCH else BATCH, c.before, c.after, c.why, c.rung)
+            for c in found
+        ],
     )
 
 
-def _checkpoints(story: Story) -> list[str]:
+def _checkpoints(story: Story, material: Material) -> list[str]:
     if not story.selected:
         return ["None: no gate was accepted, and none was given."]
     rows = []
     for stage, path in story.selected.items():
         gate = story.accepted(stage)
         best = gate.best_checkpoint if gate is not None else None
-        rows.append((stage, link(path), link(best) if best not in (None, path) else "the same"))
-    return table(("stage", "checkpoint of the last accepted gate", "best checkpoint"), rows)
+        where = "given" if gate is None else f"accepted at update {gate.gate_step}"
+        other = "the same" if best in (None, path) else material.link(best)
+        rows.append((stage, material.link(path, whole=True), where, other))
+    return table(("stage", "checkpoint", "where from", "best checkpoint"), rows)
 
 
-def _incidents(story: Story) -> list[str]:
-    found = [f"{time:%H:%M:%S} operator: {_request(event)}" for time, event in story.requests]
-    found += [f"{time:%H:%M:%S} {event.name} by {event.by}: {event.reason}" for time, event in story.pauses]
-    found += [f"alert: {alert.stage} attempt {alert.attempt}: {alert.detail}" for alert in story.alerts]
-    found += [f"launcher {event.pid} ended: {event.why}" for event in story.killed]
-    found += [f"{event.name}: {event.id}, waited {event.waited_sec:.0f} s" for event in story.timed_out]
-    return bullets(found, "Nothing.")
+def incidents(story: Story) -> list[str]:
+    """What operators, alerts, relaunches and the clock did."""
+    found = [(time, f"operator: {_request(event)}") for time, event in story.requests]
+    found += [(time, f"{event.name} by {event.by}: {event.reason}") for time, event in story.pauses]
+    found += [(time, f"the run had ended {event.status}: {event.reason}") for time, event in story.endings]
+    lines = [f"{time:%Y-%m-%d %H:%M:%S} {text}" for time, text in sorted(found, key=lambda each: each[0])]
+    for attempt in story.attempts.values():
+        again = [start for start in attempt.starts[1:] if not start.recount]
+        if again:
+            name = f"{again[0].stage} attempt {again[0].attempt}"
+            lines.append(f"{name}: interrupted and launched again, {count_of(len(again), 'time')}")
+    lines += [f"alert: {alert.stage} attempt {alert.attempt}: {alert.detail}" for alert in story.alerts]
+    lines += [f"launcher {event.pid} ended: {event.why}" for event in story.killed]
+    lines += [f"{event.name}: {event.id}, waited {event.waited_sec:.0f} s" for event in story.timed_out]
+    return bullets(lines, "Nothing.")
 
 
 def _request(event: object) -> str:
@@ -163,8 +181,3 @@ def _request(event: object) -> str:
         return f"{request} was refused: {refused}"
     arguments = {key: value for key, value in getattr(event, "arguments", {}).items() if key != "spec"}
     return f"{request} {number(arguments)}".rstrip()
-
-
-def _number(attempt: Attempt) -> int:
-    event = attempt.starts[0] if attempt.starts else attempt.done
-    return event.attempt if event is not None else 0

@@ -45,6 +45,21 @@ def bullets(items: Iterable[str], otherwise: str) -> list[str]:
     return [f"- {item}" for item in items] or [otherwise]
 
 
+def numbered(items: Iterable[str]) -> list[str]:
+    """A numbered list."""
+    return [f"{place}. {item}" for place, item in enumerate(items, 1)]
+
+
+def count_of(count: int, what: str) -> str:
+    """`1 gate`, `2 gates`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that a reader opens when they are wanted."""
+    return ["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
     whole = round(seconds)

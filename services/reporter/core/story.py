@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.reporter.core.page.goodput import Times
+from services.reporter.core.page.model import Goodput
 from shared.bus.protocol import Recorded
 from shared.config import RunConfig
 from shared.events import (
@@ -23,6 +25,7 @@ from shared.events import (
     InferenceDone,
     LauncherKilled,
     OperatorRequested,
+    ReportWritten,
     RunFinished,
     RunPaused,
     RunQueued,
@@ -38,11 +41,16 @@ from shared.events import (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the run ended, as the gatekeeper says."""
+    """How the run ended, as the gatekeeper says; or where it is, when it has not ended."""
 
     status: Status
     reason: str
     degraded: bool
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status not in ("queued", "running", "paused")
 
 
 @dataclass(slots=True)
@@ -54,11 +62,21 @@ class Attempt:
     gpu: GpuEvidence | None = None
     artifacts: ArtifactEvidence | None = None
     gate: GateDecided | None = None
+    began: datetime | None = None
+    """When it was first launched."""
+    decided: datetime | None = None
+    """When its gate was decided."""
+
+    @property
+    def number(self) -> int:
+        """Its number in its stage."""
+        event = self.starts[0] if self.starts else self.done or self.gate
+        return event.attempt if event is not None else 0
 
 
 @dataclass(slots=True)
 class Story:
-    """The run up to the event that decided its end."""
+    """The run up to the event that decided its end; of one that has not ended, all that is known."""
 
     run_id: str
     spec: RunSpec
@@ -69,6 +87,8 @@ class Story:
     """In the order they were started."""
     inferences: list[InferenceDone] = field(default_factory=list)
     inference_gates: list[GateDecided] = field(default_factory=list)
+    decisions: list[tuple[datetime, GateDecided]] = field(default_factory=list)
+    """All gates, the inference gates too, in the order of time."""
     selected: dict[Stage, str] = field(default_factory=dict)
     """The checkpoint of each stage that the run ends with: the last accepted gate's, or the given one."""
     blocked: list[StageBlocked] = field(default_factory=list)
@@ -77,6 +97,10 @@ class Story:
     alerts: list[AlertRaised] = field(default_factory=list)
     killed: list[LauncherKilled] = field(default_factory=list)
     timed_out: list[EvidenceTimedOut | CommandTimedOut] = field(default_factory=list)
+    endings: list[tuple[datetime, RunFinished]] = field(default_factory=list)
+    """Times it ended before, and was resumed."""
+    spent: Goodput | None = None
+    """Where the time went."""
 
     @property
     def configuration(self) -> RunConfig:
@@ -103,22 +127,30 @@ class Story:
         return gates[-1] if gates else None
 
 
-def tell(records: Sequence[Recorded]) -> Story | None:
-    """The story of a run from all its events; none before `run_started` or `run_queued`.
+def tell(records: Sequence[Recorded], *, ended: bool = True) -> Story | None:
+    """The story of a run from its events; none before `run_started` or `run_queued`.
 
-    What came after the event that decided the end (evidence nobody waited for, alerts, reports) is left out.
+    Args:
+        records: The events, in order.
+        ended: What came after the event that decided the end (evidence nobody waited for, alerts, reports) is
+            left out; otherwise all counts but the reports.
     """
-    deciding = [place for place, record in enumerate(records) if _decides(record.message)]
+    counts = _decides if ended else _is_told
+    deciding = [place for place, record in enumerate(records) if counts(record.message)]
     told = records[: deciding[-1] + 1] if deciding else records
     spec = next((r.message.spec for r in told if isinstance(r.message, RunStarted | RunQueued)), None)
     if spec is None:
         return None
     story = Story(told[0].message.run_id, spec, told[0].time, told[-1].time, selected=dict(spec.checkpoints))
     seen: set[str] = set()
+    times = Times()
     for record in told:
         if record.message.id not in seen:
             seen.add(record.message.id)
             _fold(story, record)
+            if isinstance(record.message, Event):
+                times.take(record.message, record.time.timestamp())
+    story.spent = times.goodput(story.decided.timestamp())
     return story
 
 
@@ -133,10 +165,16 @@ def _decides(message: object) -> bool:
     )
 
 
+def _is_told(message: object) -> bool:
+    return not isinstance(message, ReportWritten | CommandRejected)
+
+
 def _fold(story: Story, record: Recorded) -> None:
     match record.message:
         case ChunkStarted() as event:
-            _attempt(story, event.stage, event.attempt).starts.append(event)
+            attempt = _attempt(story, event.stage, event.attempt)
+            attempt.starts.append(event)
+            attempt.began = attempt.began or record.time
         case ChunkDone() as event:
             _attempt(story, event.stage, event.attempt).done = event
         case GpuEvidence() as event:
@@ -145,9 +183,12 @@ def _fold(story: Story, record: Recorded) -> None:
             _attempt(story, event.stage, event.attempt).artifacts = event
         case GateDecided(stage="inference") as event:
             story.inference_gates.append(event)
+            story.decisions.append((record.time, event))
         case GateDecided() as event:
             assert event.stage != "inference"
-            _attempt(story, event.stage, event.attempt).gate = event
+            attempt = _attempt(story, event.stage, event.attempt)
+            attempt.gate, attempt.decided = event, record.time
+            story.decisions.append((record.time, event))
             _select(story, event.stage, event)
         case InferenceDone() as event:
             story.inferences.append(event)
@@ -165,6 +206,8 @@ def _fold(story: Story, record: Recorded) -> None:
             story.killed.append(event)
         case EvidenceTimedOut() | CommandTimedOut() as event:
             story.timed_out.append(event)
+        case RunFinished() as event:
+            story.endings.append((record.time, event))
         case _:
             pass
 

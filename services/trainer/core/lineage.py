@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from shared.events import CheckpointInfo, ChunkPlan
+from shared.events import (
+    CheckpointInfo,
+    ChunkPlan,
+    ChunkStarted,
+    GateDecided,
+    InferenceDone,
+    Message,
+    RunStarted,
+    StageStarted,
+)
 
 
 def resume_point(plan: ChunkPlan, found: Iterable[CheckpointInfo]) -> tuple[str | None, int]:
@@ -26,6 +35,28 @@ def resume_point(plan: ChunkPlan, found: Iterable[CheckpointInfo]) -> tuple[str 
     ]
     newest = max(own, key=lambda each: each.step, default=None)
     return (newest.path, newest.step) if newest else (plan.resume_from, plan.start_step)
+
+
+def named(message: Message) -> set[str]:
+    """Checkpoints that an event of a run rests on or goes on from: retention keeps them.
+
+    Accepted gates' and best ones, where plans began, what later stages and inference tests used.
+    """
+    found: set[str | None] = set()
+    match message:
+        case RunStarted(spec=spec):
+            found = {*spec.checkpoints.values()}
+        case StageStarted(resume_from=start):
+            found = {start}
+        case ChunkStarted(plan=plan):
+            found = {plan.resume_from, *plan.upstream.values()}
+        case GateDecided() as gate:
+            found = {gate.accepted_checkpoint, gate.best_checkpoint, gate.resume_from}
+        case InferenceDone(checkpoints=used):
+            found = {*used.values()}
+        case _:
+            pass
+    return {path for path in found if path is not None}
 
 
 def disposable(found: Iterable[CheckpointInfo], *, keep_last: int, keep: Set[str]) -> list[str]:

@@ -42,6 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLDLOOP_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("WORLDLOOP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WORLDLOOP_NOTIFY_FILE", str(tmp_path / "notify.yaml"))
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from services.commands import runs
+from services.commands import follow, runs
 from shared.bus.journal import from_line, to_line
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Consumer
@@ -90,10 +90,10 @@ def test_status_shows_the_run_and_its_exit_code_says_how_it_went(
     publish(server, story[:3])
     running = worldloop("status")
     assert running.exit_code == 0
-    assert "training 0 to 300" in running.stdout
+    assert "updates 0 to 300 of 900 (attempt 1" in running.stdout
     publish(server, story)
     assert worldloop("status", RUN).exit_code == 1
-    assert json.loads(worldloop("status", "--json").stdout)["status"] == "failed"
+    assert json.loads(worldloop("status", "--json").stdout)["run"]["status"] == "failed"
 
 
 def test_a_run_that_nobody_knows_is_an_error_that_says_where_was_looked(
@@ -170,6 +170,6 @@ def test_a_wish_needs_a_server(worldloop: Invoke) -> None:
 
 def test_the_same_wish_sent_twice_is_two_wishes() -> None:
     assert (
-        StopRun(run_id=RUN, request_id=runs.request_id()).id
-        != StopRun(run_id=RUN, request_id=runs.request_id()).id
+        StopRun(run_id=RUN, request_id=follow.request_id()).id
+        != StopRun(run_id=RUN, request_id=follow.request_id()).id
     )

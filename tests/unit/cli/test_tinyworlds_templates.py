@@ -17,7 +17,7 @@ from typer.testing import Result
 from services import cli
 from services.commands import train
 from services.commands.options import FLAGS, paths
-from services.commands.view import RunView
+from services.reporter.core.page.fold import PageFold
 from shared.bus.memory import Broker
 from shared.bus.protocol import Bus
 from shared.events import STAGES, OperatorCommand, RunSpec, Stage, StartRun
@@ -84,9 +84,9 @@ def asked(server: Broker, monkeypatch: pytest.MonkeyPatch) -> list[OperatorComma
     """What `train` asks for, in place of a run that follows."""
     sent: list[OperatorCommand] = []
 
-    async def ask(_: Bus, command: OperatorCommand, __: Console) -> tuple[RunView, bool]:
+    async def ask(_: Bus, command: OperatorCommand, __: Console) -> tuple[PageFold, bool]:
         sent.append(command)
-        return RunView(command.run_id), True
+        return PageFold(command.run_id), True
 
     monkeypatch.setattr(train, "ask_and_follow", ask)
     return sent

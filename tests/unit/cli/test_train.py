@@ -15,10 +15,12 @@ from rich.console import Console
 from typer.testing import Result
 
 from services.commands.follow import Answer, Screen, follow
+from services.commands.news import from_bus
 from services.commands.options import TrainOptions
+from services.commands.sight import Sight
 from services.commands.start import create, prepare
 from services.commands.train import new_run
-from services.commands.view import RunView
+from services.reporter.core.page.fold import PageFold
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Consumer
 from shared.errors import BundleError, ConfigurationError, DatasetError, UsageError
@@ -188,7 +190,7 @@ def test_train_asks_for_a_run_and_follows_it_to_its_end(
     result = worldloop("train", "--profile", "demo", "--dataset", str(dataset), "--device", "cpu", "--json")
     assert result.exit_code == code
     summary = json.loads(result.stdout)
-    assert summary["status"] == status
+    assert summary["run"]["status"] == status
     assert Path(summary["bundle"]).is_dir()
     assert f"finished: {status} - as it went" in result.stderr
     assert f"Bundle: {summary['bundle']}" in result.stderr
@@ -211,7 +213,7 @@ def with_gatekeeper(
 
     ask_and_follow = train.ask_and_follow
 
-    async def beside(*arguments: object) -> tuple[RunView, bool]:
+    async def beside(*arguments: object) -> tuple[PageFold, bool]:
         service = asyncio.create_task(gatekeeper(broker, status=status, refuse=refuse))
         try:
             return await ask_and_follow(*arguments)  # type: ignore[arg-type]
@@ -219,11 +221,12 @@ def with_gatekeeper(
             await service
 
     monkeypatch.setattr(train, "ask_and_follow", beside)
+    monkeypatch.setattr(train, "EVENT_FILE_SEC", 0.1)  # nobody writes it here
 
 
 async def followed(
     broker: Broker, *answers: Answer, story: list[Event]
-) -> tuple[RunView, bool, list[StopRun]]:
+) -> tuple[PageFold, bool, list[StopRun]]:
     """Follow the story's run while Ctrl-C comes once per answer, before its last event."""
     bus = MemoryBus(broker=broker)
     for event in story[:-1]:
@@ -240,12 +243,16 @@ async def followed(
         return answer
 
     interrupted.set()
-    screen = Screen(Console(stderr=True))
-    view, gone = await asyncio.wait_for(
-        follow(bus, RunView(RUN), screen, after=0, interrupted=interrupted, ask=ask), 10
-    )
-    queued = broker.queues.get(("gatekeeper", "command"), [])
-    return view, gone, [StopRun.model_validate_json(item.envelope.data) for item in queued]
+    fold = PageFold(RUN)
+    screen = Screen(Console(stderr=True), Sight(fold, None, live=True))
+
+    async def stop() -> None:
+        await bus.publish(StopRun(run_id=RUN, request_id="r"))
+
+    news = from_bus(bus, RUN, after=0)
+    gone = await asyncio.wait_for(follow(news, fold, screen, interrupted=interrupted, ask=ask, stop=stop), 10)
+    queued = broker.queues.get(("gatekeeper", "gatekeeper-commands"), [])
+    return fold, gone, [StopRun.model_validate_json(item.envelope.data) for item in queued]
 
 
 async def test_ctrl_c_and_detach_leaves_the_run_alone(broker: Broker, story: list[Event]) -> None:
@@ -257,14 +264,14 @@ async def test_ctrl_c_and_detach_leaves_the_run_alone(broker: Broker, story: lis
 async def test_ctrl_c_and_stop_asks_the_gatekeeper_and_waits_for_the_end(
     broker: Broker, story: list[Event]
 ) -> None:
-    view, gone, stops = await followed(broker, "stop", story=story)
+    fold, gone, stops = await followed(broker, "stop", story=story)
     assert not gone
-    assert view.ended
+    assert fold.ended
     assert [stop.run_id for stop in stops] == [RUN]
 
 
 async def test_ctrl_c_by_mistake_goes_on(broker: Broker, story: list[Event]) -> None:
-    view, gone, stops = await followed(broker, "go on", "go on", story=story)
+    fold, gone, stops = await followed(broker, "go on", "go on", story=story)
     assert not gone
-    assert view.ended
+    assert fold.ended
     assert stops == []

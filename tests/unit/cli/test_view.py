@@ -1,120 +1,258 @@
-"""The view that people get: a fold of the run's events."""
+"""A run in a terminal: golden pictures of the view, and what must hold of any.
+
+WORLDLOOP_WRITE_VIEWS=1 pytest tests/unit/cli/test_view.py    writes the pictures anew
+"""
 
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
+import os
+import re
+from datetime import UTC
+from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
+from rich.text import Text
 
-from services.commands import render
-from services.commands.view import RunView, fold, fold_all
-from shared.bus.protocol import Recorded
-from shared.events import Event, InferenceDone, Message, RunResumed, TrainProgress
+from services.commands.terminal import view as module
+from services.commands.terminal.painter import Painter, signs, write
+from services.commands.terminal.text import ASCII, UNICODE, Signs, clean, duration, fit, levels, span
+from services.commands.terminal.view import view
+from services.reporter.core.page.model import Note, Page
+from tests.unit.cli import pages
 
-RUN = "20260102_030405"
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FOLDER = Path(__file__).with_name("views")
+HINT = "Ctrl-C leaves; the run goes on"
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]a\rb\nc\u202etxt.\u2028\ud800\u200b["
+SIZES: list[tuple[str, int, int | None, Signs]] = [
+    ("training_80x24", 80, 24, UNICODE),
+    ("training_120x40", 120, 40, UNICODE),
+    ("training_40x24", 40, 24, UNICODE),
+    ("training_80x24_ascii", 80, 24, ASCII),
+    ("ended_100", 100, None, UNICODE),
+]
 
 
-def recorded(*messages: Message) -> list[Recorded]:
-    return [Recorded(number, NOW, "/worldloop/test", message) for number, message in enumerate(messages, 1)]
-
-
-def progress(stage: str = "video_tokenizer", attempt: int = 1, step: int = 120) -> TrainProgress:
-    return TrainProgress.model_validate(
-        {
-            "run_id": RUN,
-            "stage": stage,
-            "attempt": attempt,
-            "step": step,
-            "target_step": 300,
-            "stage_target": 900,
-            "loss": 0.25,
-            "learning_rate": 1e-3,
-            "frames_per_sec": 64.0,
-            "eta_sec": 3700.0,
-        }
+def drawn(page: Page, width: int, height: int | None, alphabet: Signs = UNICODE) -> list[Text]:
+    return view(
+        page, {"dynamics": pages.history()}, width=width, height=height, signs=alphabet, zone=UTC, hint=HINT
     )
 
 
-def shown(view: RunView) -> str:
-    console = Console(width=150, record=True, file=io.StringIO())
-    console.print(render.panel(view))
-    return console.export_text()
+def plain(lines: list[Text]) -> str:
+    return "".join(f"{line.plain.rstrip()}\n" for line in lines)
 
 
-def test_while_a_chunk_trains_the_view_says_where_it_is(story: list[Event]) -> None:
-    text = shown(fold_all(RUN, recorded(*story[:3], progress())))
-    for part in (
-        "running",
-        "training 0 to 300",
-        "attempt 1, launch 1, 2 x cpu",
-        "step 120 of 900, chunk to 300",
-        "loss 0.25000",
-    ):
+@pytest.mark.parametrize(("name", "width", "height", "alphabet"), SIZES)
+def test_the_view_looks_as_in_its_picture(name: str, width: int, height: int | None, alphabet: Signs) -> None:
+    text = plain(drawn(pages.ended() if name.startswith("ended") else pages.page(), width, height, alphabet))
+    picture = FOLDER / f"{name}.txt"
+    if os.environ.get("WORLDLOOP_WRITE_VIEWS"):
+        picture.write_text(text, encoding="utf-8")
+    assert text == picture.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("height", [None, 3, 8, 24, 100])
+@pytest.mark.parametrize("width", [10, 20, 39, 80, 300])
+@pytest.mark.parametrize("alphabet", [UNICODE, ASCII])
+def test_no_line_is_wider_than_the_terminal_nor_are_there_more_than_it_has(
+    width: int, height: int | None, alphabet: Signs
+) -> None:
+    for page in (pages.page(), pages.ended()):
+        lines = drawn(page, width, height, alphabet)
+        assert max(line.cell_len for line in lines) <= width
+        assert height is None or len(lines) <= height
+        assert alphabet is UNICODE or plain(lines).isascii()
+
+
+def test_where_little_has_room_it_is_what_matters() -> None:
+    text = plain(drawn(pages.page(), 80, 14))
+    for part in ("running", "Training dynamics", "ETA 04:09", "450/900", "Alert: progress", HINT):
         assert part in text
-    for part in ("lr 1.00e-03", "64 frames/s", "1 h 01 min"):
-        assert part in text
+    assert "picture" not in text
 
 
-def test_progress_of_another_attempt_is_not_shown(story: list[Event]) -> None:
-    assert fold_all(RUN, recorded(*story[:3], progress(attempt=2))).progress is None
+def test_a_failed_check_stands_first_with_its_limit() -> None:
+    text = plain(drawn(pages.page(), 80, 24))
+    assert "  ✗ delta 0.9 (limit 0.2)  ✓ final_loss 1.31 (limit 5)\n" in text
+    assert "dynamics at 600, attempt 2: retune rolled back" in text
 
 
-def test_a_gate_shows_decision_reason_patch_and_budget(story: list[Event]) -> None:
-    view = fold_all(RUN, recorded(*story[:5]))
-    text = shown(view)
-    assert "final loss 0.5 is high; now learning_rate=0.0015" in text
-    assert "1/5" in text
-    assert view.phase == "decided retune"
+def test_what_was_rolled_back_is_drawn_otherwise_also_without_colour() -> None:
+    lines = [line for line in plain(drawn(pages.page(), 80, 40)).splitlines() if "·" in line]
+    assert lines[0] == "loss  dynamics; · was rolled back"
+    assert len(lines) > 2
+    (gates,) = [
+        line for line in plain(drawn(pages.page(), 80, 40)).splitlines() if line.strip().startswith("gates ")
+    ]
+    assert gates.split() == ["gates", "✓", "✗"]
 
 
-def test_the_end_says_how_and_where(story: list[Event], spec: object) -> None:
-    view = fold_all(RUN, recorded(*story))
-    assert view.ended
-    assert render.exit_code(view) == 1
-    assert render.ending(view)[0] == f"Run {RUN}: failed - out of budget"
-    assert f"Bundle: {view.bundle}" in render.ending(view)
+def everywhere(value: Any) -> Any:
+    """Every string of a document with something evil in it, but for those of fixed words."""
+    fixed = {"status", "state", "stage", "service", "level", "decision", "verdict", "name", "actions", "id"}
+    if isinstance(value, dict):
+        return {key: each if key in fixed else everywhere(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [everywhere(each) for each in value]
+    return f"{value}{EVIL}" if isinstance(value, str) else value
 
 
-def test_an_operator_revives_an_ended_run(story: list[Event]) -> None:
-    view = fold_all(RUN, recorded(*story, RunResumed(run_id=RUN, by="operator", reason="again")))
-    assert (view.status, view.ended) == ("running", False)
+@pytest.mark.parametrize("height", [24, None])
+def test_no_escape_sequence_of_a_run_reaches_the_terminal(height: int | None) -> None:
+    for page in (pages.page(), pages.ended()):
+        hostile = Page.model_validate(everywhere(page.model_dump()))
+        file = io.StringIO()
+        console = Console(file=file, width=80, force_terminal=True, color_system="truecolor")
+        write(console, drawn(hostile, 80, height))
+        left = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())  # rich's own colours
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028\u202e\ud800]", left)
+        assert "[bold red]a b c?txt" in left  # no markup either
 
 
-def test_an_event_that_comes_twice_counts_once(story: list[Event]) -> None:
-    once = fold_all(RUN, recorded(*story))
-    assert fold_all(RUN, recorded(*story, *story)).decisions == once.decisions
+def test_a_line_is_clean_character_for_character_and_styles_stay() -> None:
+    line = fit(Text.assemble("a\x1b[31mb", ("c\u0301d", "red")), 80)
+    assert line.plain == "a?[31mbc?d"
+    assert [(span.start, span.end) for span in line.spans] == [(7, 10)]
+    assert clean("ünder\tline", ASCII) == "?nder line"
+    assert clean("日本 ✓") == "日本 ✓"
 
 
-def test_events_of_other_runs_change_nothing(story: list[Event]) -> None:
-    view = RunView("20260102_030406")
-    assert fold(view, recorded(story[0])[0]) == view
+def test_wide_letters_are_cut_by_their_cells() -> None:
+    assert fit(Text("日本日本日本"), 7).cell_len <= 7
 
 
-def test_the_number_that_gated_the_inference_test_is_said_with_its_name(story: list[Event]) -> None:
-    done = InferenceDone(run_id=RUN, inference_try=1, ok=True, gated_by="mse_standard", mse_standard=0.0126)
-    view = fold_all(RUN, recorded(story[0], done, story[-1]))
-    assert any("inference  mse_standard 0.0126" in text for text in render.ending(view))
+def test_a_thousand_gates_cost_no_more_lines_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = 0
+
+    def counting(line: Text, width: int, alphabet: Signs) -> Text:
+        nonlocal fitted
+        fitted += 1
+        return fit(line, width, alphabet)
+
+    monkeypatch.setattr(module, "fit", counting)
+    gates = [pages.gate(number, 300 * number) for number in range(1, 1001)]
+    attempts = [pages.attempt(number, 300 * number - 300, 300 * number) for number in range(1, 1001)]
+    notes = [Note(id=str(number), time=pages.NOW, level="watch", text="x") for number in range(1000)]
+    page = pages.page(gates=gates, attempts=attempts, notes=notes)
+    assert len(drawn(page, 80, 24)) == fitted == 24
+    fitted = 0
+    assert len(drawn(page, 80, None)) == fitted < 100
 
 
-def test_the_picture_of_the_inference_test_is_among_what_to_open(story: list[Event]) -> None:
-    done = InferenceDone(
-        run_id=RUN, inference_try=1, ok=True, mse=0.01, skill=0.7, picture="inference_results/a.png"
+def test_a_run_of_which_nothing_is_known_yet_has_a_view() -> None:
+    empty = pages.page(
+        stages=[],
+        gates=[],
+        attempts=[],
+        sheets=[],
+        notes=[],
+        gpus=[],
+        services=[],
+        eta=None,
+        bundle="",
+        profile="",
     )
-    view = fold_all(RUN, recorded(story[0], done, story[-1]))
-    assert any(text.endswith("inference_results/a.png") for text in render.ending(view))
-    assert any("mse 0.01" in text and "skill 0.7" in text for text in render.ending(view))
+    assert plain(view(empty, {}, width=80, zone=UTC)).startswith("running  20260102_030405")
 
 
-def test_every_event_of_a_run_has_its_line(story: list[Event]) -> None:
-    assert all(render.line(one) for one in recorded(*story))
+# --- drawing ----------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """What a terminal of 20 x 4 shows of what is written to it: positions, erased lines, text; no colours."""
+
+    def __init__(self) -> None:
+        self.file = io.StringIO()
+        self.console = Console(file=self.file, width=20, height=4, force_terminal=True, no_color=True)
+        self.rows = [""] * 4
+
+    def take(self) -> str:
+        """Read what was written; the bytes."""
+        written = self.file.getvalue()
+        self.file.seek(0)
+        self.file.truncate()
+        row = 0
+        for place, erase, text in re.findall(
+            r"(?:\x1b\[(\d+);1H|(\x1b\[2J)|(.))", re.sub(r"\x1b\[(K|\?\w+)", "", written)
+        ):
+            if place:
+                row = int(place) - 1
+                self.rows[row] = ""
+            elif erase:
+                self.rows = [""] * 4
+            else:
+                self.rows[row] += text
+        return written
+
+
+def test_only_lines_that_changed_are_written_again() -> None:
+    terminal = Terminal()
+    with Painter(terminal.console) as painter:
+        painter.draw([Text("head"), Text("x" * 20), Text("1 s")])
+        terminal.take()
+        assert terminal.rows == ["head", "x" * 20, "1 s", ""]
+        painter.draw([Text("head"), Text("x" * 20), Text("2 s")])
+        assert terminal.take() == "\x1b[3;1H\x1b[K2 s"
+        painter.draw([Text("head"), Text("x" * 20), Text("2 s")])
+        assert terminal.take() == ""
+        painter.draw([Text("head"), Text("short")])
+        terminal.take()
+        assert terminal.rows == ["head", "short", "", ""]
+
+
+def test_another_size_of_the_terminal_draws_everything_anew() -> None:
+    terminal = Terminal()
+    with Painter(terminal.console) as painter:
+        painter.draw([Text("head"), Text("line")])
+        terminal.take()
+        terminal.console.size = (30, 4)
+        painter.draw([Text("head"), Text("line")])
+        assert "head" in terminal.take()
+
+
+def test_the_screen_that_was_there_comes_back() -> None:
+    terminal = Terminal()
+    with Painter(terminal.console):
+        pass
+    assert terminal.take() == "\x1b[?1049h\x1b[?25l\x1b[?25h\x1b[?1049l"
+
+
+def test_without_colours_none_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = io.StringIO()
+    write(Console(file=file, width=80, force_terminal=True), drawn(pages.page(), 80, 24))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", file.getvalue())
+
+
+def test_the_alphabet_is_the_terminals() -> None:
+    def of(encoding: str) -> Signs:
+        return signs(Console(file=io.TextIOWrapper(io.BytesIO(), encoding=encoding)))
+
+    assert of("utf-8") is UNICODE
+    assert of("ascii") is ASCII
+
+
+# --- words ------------------------------------------------------------------------------------------------
 
 
 def test_durations_read_naturally() -> None:
-    assert [render.duration(s) for s in (0, 61, 3700, 200_000)] == [
+    assert [duration(s) for s in (0, 61, 3700, 200_000)] == [
         "0 min 00 s",
         "1 min 01 s",
         "1 h 01 min",
         "2.3 d",
     ]
+
+
+def test_spans_for_people() -> None:
+    assert [span(value) for value in (0, 119, 120, 7199, 7200, 172800)] == [
+        "0 s", "119 s", "2 min", "120 min", "2 h", "2 d",
+    ]  # fmt: skip
+
+
+def test_levels_have_a_sign_each() -> None:
+    assert levels([0, 50, 100, None, 200], UNICODE) == "▁▅█ █"
+    assert levels([0, 50, 100], ASCII) == "049"

@@ -99,7 +99,8 @@ def test_without_stages_the_given_checkpoints_are_tested_and_a_failure_is_final(
         finished: failed
         """,
     )
-    assert story.state.report_kinds == ["inference"]  # no stage was trained: no loop report
+    kinds = ["git", "wandb", "retrospective", "inference"]
+    assert story.state.report_kinds == kinds  # no stage was trained: no loop report
     assert factors(story)[0] == "inference_metric: this run trains no dynamics, so nothing is trained again"
     tells(
         story.resume().play(),
@@ -420,7 +421,7 @@ def test_a_reporter_that_never_answers_makes_a_passed_run_a_failed_one() -> None
     last = story.events[-1]
     assert isinstance(last, RunFinished)
     assert last.status == "failed"
-    assert "loop, inference" in last.reason
+    assert "loop, git, wandb, retrospective, inference" in last.reason
 
 
 def test_a_required_report_that_fails_is_written_again_as_failed() -> None:
@@ -595,6 +596,6 @@ def test_the_reports_command_carries_the_outcome() -> None:
     command = next(command for command in story.sent if isinstance(command, WriteReports))
     assert (command.outcome, command.kinds, command.degraded) == (
         "stage_completed",
-        ["loop", "inference"],
+        ["loop", "git", "wandb", "retrospective", "inference"],
         False,
     )

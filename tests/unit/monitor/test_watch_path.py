@@ -14,9 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from services import cli
-from services.commands import watch_path
-from services.commands.watch_path import seconds
-from services.commands.watch_view import span
+from services.commands.terminal.text import seconds
 from services.diagnosis import artifacts
 from services.monitor.core.freshness import Silence, silences
 from shared.errors import UsageError
@@ -210,7 +208,7 @@ def leaves(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise KeyboardInterrupt
             step()
 
-        monkeypatch.setattr(watch_path.time, "sleep", sleep)
+        monkeypatch.setattr("services.commands.watch_path.time.sleep", sleep)
 
     return script
 
@@ -234,14 +232,10 @@ def test_every_so_often_what_is_seen_goes_to_logs_and_an_alert_is_told_once(
     assert found.stdout.count("\nALERT history") == 3
 
 
-def test_a_run_of_ours_keeps_it_in_its_bundle_and_is_found_by_its_id(
-    tmp_path: Path, leaves: Callable[..., None]
-) -> None:
+def test_a_run_of_ours_keeps_it_in_its_bundle(tmp_path: Path, leaves: Callable[..., None]) -> None:
     root = cases.bundle(tmp_path / cases.RUN, [], {"dynamics": [cases.dynamics(diverging=False)]})
     leaves()
-    for words in ([cases.RUN], []):
-        found = invoke(*words, "--every", "10m", "--output-root", tmp_path)
-        assert "running" in found.stdout
+    assert "running" in invoke("--path", root, "--every", "10m").stdout
     assert (root / "Logs" / "monitor_latest.info").is_file()
     assert list((root / "Logs").glob("monitor_2*.log"))
 
@@ -262,7 +256,7 @@ def test_what_cannot_be_watched_is_an_error_that_says_why(tmp_path: Path, run: P
         (["--path", tmp_path / "nowhere"], "no such file or directory"),
         (["--path", run, "--every", "soon"], "--every soon: give a length of time"),
         (["--path", run, "--profile", "nonsense"], "no such profile"),
-        (["--once", "--output-root", tmp_path], "no bundle"),
+        (["--profile", "demo"], "give --path DIR"),
     ):
         found = invoke(*words)
         assert found.exit_code != 0
@@ -281,12 +275,6 @@ def test_lengths_of_time(text: str, expected: float) -> None:
 def test_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
-
-
-def test_spans_for_people() -> None:
-    assert [span(value) for value in (0, 119, 120, 7199, 7200, 172800)] == [
-        "0 s", "119 s", "2 min", "120 min", "2 h", "2 d",
-    ]  # fmt: skip
 
 
 def test_silence_counts_from_the_beginning_where_there_was_no_sign() -> None:

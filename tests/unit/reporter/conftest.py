@@ -46,7 +46,7 @@ class Log:
             run_name=NAME,
             profile="demo",
             configuration=RunConfig.model_validate(config or {}).model_dump(mode="json"),
-            policy={"gatekeeper": {"max_retries": 5}},
+            policy=changes.pop("policy", {"gatekeeper": {"max_retries": 5}}),
             origins={"training.seed": "configs/training.yaml"},
             stages=list(stages),
             **changes,

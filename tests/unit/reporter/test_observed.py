@@ -9,6 +9,7 @@ from services.commands.render import line
 from services.reporter.core.findings import residual_risks
 from services.reporter.core.inference_report import inference_report
 from services.reporter.core.loop_report import loop_report
+from services.reporter.core.material import Material
 from services.reporter.core.story import Outcome, tell
 from shared.bus.protocol import Recorded
 from shared.events import Withheld
@@ -30,7 +31,7 @@ def test_the_loop_report_says_beside_a_gate_what_would_have_been_decided(log: An
     log.begin(observe=True).chunk(1, 0, 50, gate=FAILED).chunk(2, 50, 100)
     story = tell(log.records)
     assert story is not None
-    text = loop_report(story, COMPLETED, {}, {})
+    text = loop_report(story, COMPLETED, Material())
     (told,) = [each for each in text.splitlines() if "observed only" in each]
     assert "would have decided retune, from [" in told
     assert "dynamics_step_9](" in told
@@ -52,7 +53,7 @@ def test_the_inference_report_says_what_would_have_followed(log: Any) -> None:
     gate = log.records[-1].message.model_copy(update={"observed": WITHHELD})
     story = tell([*log.records[:-1], Recorded(99, datetime.now(UTC), "test", gate)])
     assert story is not None
-    assert "**observed only**: would have decided retune" in inference_report(story, COMPLETED, {})
+    assert "**observed only**: would have decided retune" in inference_report(story, COMPLETED, Material())
 
 
 def test_the_line_of_a_gate_says_that_it_was_only_observed(log: Any) -> None:

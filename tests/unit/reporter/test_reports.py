@@ -9,13 +9,14 @@ from urllib.parse import unquote
 
 import pytest
 
-from services.reporter.core.findings import next_actions, residual_risks
+from services.reporter.core.actions import next_actions
+from services.reporter.core.findings import residual_risks
 from services.reporter.core.inference_report import inference_report
 from services.reporter.core.loop_report import loop_report
+from services.reporter.core.material import Material
 from services.reporter.core.story import Outcome, Story, tell
-from services.reporter.reports import write_report
+from services.reporter.reports import write_reports
 from shared.bundle import Bundle
-from shared.errors import WorldloopError
 from shared.events import (
     AlertRaised,
     ChunkStarted,
@@ -39,7 +40,7 @@ def story(log: Log) -> Story:
 
 def test_the_first_lines_tell_what_happened_what_to_trust_and_what_to_do(log: Log) -> None:
     log.begin().chunk(1, 0, 50).chunk(2, 50, 100).inference()
-    lines = loop_report(story(log), PASSED, {}, {}).splitlines()
+    lines = loop_report(story(log), PASSED, Material()).splitlines()
     assert lines[2].startswith("**What happened.** The run passed: the inference gate passed.")
     assert "dynamics to 100 updates through 2 gates (2 continue)" in lines[2]
     assert lines[4].startswith("**What to trust.** MSE 0.004 against a limit of 0.03 over 8 held-out clips")
@@ -49,7 +50,7 @@ def test_the_first_lines_tell_what_happened_what_to_trust_and_what_to_do(log: Lo
 
 def test_a_gate_is_one_line_with_all_it_rests_on(log: Log) -> None:
     log.begin().chunk(1, 0, 50, gate={"dual_gpu_ok": True, "config_patch_applied": {"learning_rate": 5e-4}})
-    text = loop_report(story(log), FAILED, {}, {})
+    text = loop_report(story(log), FAILED, Material())
     (line,) = re.findall(r"^- attempt 1.*$", text, re.MULTILINE)
     for part in (
         "update 50 of 100",
@@ -63,8 +64,9 @@ def test_a_gate_is_one_line_with_all_it_rests_on(log: Log) -> None:
         "retries 0 of 5",
     ):
         assert part in line
-    assert "  - ok: check 6 final_loss, 0.25 against 5: the loss is low enough" in text
-    assert "[Logs/history/dynamics/attempt_0001.csv](../../Logs/history/dynamics/attempt_0001.csv)" in text
+    assert "<summary>1 check, all ok</summary>" in text
+    assert "| check 6 final_loss | 0.25 | 5 | ok | the loss is low enough |" in text
+    assert "[attempt_0001.csv](../../Logs/history/dynamics/attempt_0001.csv)" in text
 
 
 def test_a_failed_gate_names_what_failed_and_where_it_goes_on(log: Log) -> None:
@@ -87,24 +89,44 @@ def test_a_failed_gate_names_what_failed_and_where_it_goes_on(log: Log) -> None:
         ],
     }
     log.begin().chunk(1, 0, 50, gate=gate)
-    text = loop_report(story(log), FAILED, {}, {})
+    text = loop_report(story(log), FAILED, Material())
     assert "decision retune (oom)" in text
     assert "checkpoint (goes on from) none" in text
     assert "**failed**: check 1 ended, oom against completed: no memory" in text
 
 
 def test_configuration_changes_are_those_of_the_plans(log: Log) -> None:
-    log.begin().chunk(1, 0, 50).chunk(2, 50, 100, batch_size_per_gpu=2, peak=5e-4)
-    text = loop_report(story(log), FAILED, {}, {})
-    assert "| dynamics | 2 | `batch_size_per_gpu` | 4 | 2 |" in text
-    assert "| dynamics | 2 | `effective batch` | 8 | 4 |" in text
-    assert "| dynamics | 2 | `schedule.peak` | 0.001 | 0.0005 |" in text
+    failed = {
+        "decision": "retune",
+        "verdict": "retune",
+        "reason": "gate_fail",
+        "accepted_checkpoint": None,
+        "resume_from": None,
+        "resume_step": 0,
+        "ladder": ["learning_rate"],
+        "config_patch_applied": {"learning_rate": 5e-4},
+        "reasons": [
+            {"check": 6, "name": "delta", "value": 0.7, "threshold": 0.5, "ok": False, "text": "it rises"}
+        ],
+    }
+    log.begin().chunk(1, 0, 50, gate=failed)
+    log.add(
+        OperatorRequested(
+            run_id=RUN, request="retune_run", request_id="1", arguments={"changes": {"batch_size_per_gpu": 2}}
+        )
+    )
+    log.chunk(2, 0, 50, batch_size_per_gpu=2, peak=5e-4)
+    text = loop_report(story(log), FAILED, Material())
+    because = "gate of attempt 1 at update 50: gate_fail (delta 0.7 against 0.5)"
+    assert "| dynamics | 2 | `batch_size_per_gpu` | 4 | 2 | the operator asked |  |" in text
+    assert "| dynamics | 2 | effective batch | 8 | 4 | follows from the batch" in text
+    assert f"| dynamics | 2 | `schedule.peak` | 0.001 | 0.0005 | {because} | learning_rate |" in text
 
 
 def test_without_changes_it_says_so(log: Log) -> None:
     log.begin().chunk(1, 0, 50).chunk(2, 50, 100)
     assert "None: every chunk ran with the values the run began with." in loop_report(
-        story(log), FAILED, {}, {}
+        story(log), FAILED, Material()
     )
 
 
@@ -118,7 +140,7 @@ def test_what_went_on_beside_the_gates_is_told(log: Log) -> None:
         )
     )  # fmt: skip
     log.chunk(1, 0, 50)
-    text = loop_report(story(log), FAILED, {}, {})
+    text = loop_report(story(log), FAILED, Material())
     assert "operator: pause_run" in text
     assert "history: silent for 9 s" in text
 
@@ -126,13 +148,13 @@ def test_what_went_on_beside_the_gates_is_told(log: Log) -> None:
 def test_a_run_that_trained_nothing_still_has_its_reports(log: Log) -> None:
     log.begin(stages=())
     found = story(log)
-    assert "No stage was trained." in loop_report(found, FAILED, {}, {})
-    assert "The inference test was not run." in inference_report(found, FAILED, {})
+    assert "No stage was trained." in loop_report(found, FAILED, Material())
+    assert "The inference test was not run." in inference_report(found, FAILED, Material())
 
 
 def test_the_inference_report_has_every_number_beside_its_baseline(log: Log) -> None:
     log.begin(config={"inference": {"max_mse": 0.05}}).chunk(1, 0, 100).inference()
-    text = inference_report(story(log), PASSED, {"all events": "Logs/events.jsonl"})
+    text = inference_report(story(log), PASSED, Material(others={"all events": "Logs/events.jsonl"}))
     assert "| MSE, predicted frames | 0.004 (95 %: 0.003 to 0.005) | limit 0.05 |" in text
     assert "| MSE of repeating the last frame | 0.012 |" in text
     assert "| tokenizer MSE | 0.001 | the ceiling" in text
@@ -148,13 +170,13 @@ def test_the_status_names_mode_and_flag(log: Log) -> None:
     log.begin(config={"inference": {"teacher_forced": True}}).chunk(1, 0, 100).inference(
         mode="teacher-forced"
     )
-    text = inference_report(story(log), Outcome("passed", "x", degraded=True), {})
+    text = inference_report(story(log), Outcome("passed", "x", degraded=True), Material())
     assert "Status: **passed (teacher-forced, degraded)**" in text
 
 
 def test_an_inference_test_that_died_is_reported(log: Log) -> None:
     log.begin().inference(ok=False, problem="out of memory", mse=None, held_out=False)
-    text = inference_report(story(log), FAILED, {})
+    text = inference_report(story(log), FAILED, Material())
     assert "The test did not come to its end: out of memory" in text
     assert residual_risks(story(log), FAILED)[0] == "The inference test gave no number: out of memory."
 
@@ -163,7 +185,7 @@ def test_passing_on_mse_alone_is_the_first_residual_risk(log: Log) -> None:
     log.begin().chunk(1, 0, 100).inference(skill=-0.1, held_out=False, motion_ratio=0.1)
     risks = residual_risks(story(log), PASSED)
     assert risks[0].startswith("The model passes on MSE alone: skill -0.1 is not above 0")
-    assert "First residual risk: The model passes on MSE alone" in loop_report(story(log), PASSED, {}, {})
+    assert "First residual risk: The model passes on MSE alone" in loop_report(story(log), PASSED, Material())
 
 
 @pytest.mark.parametrize(
@@ -231,28 +253,31 @@ def test_a_tokenizer_above_the_limit_is_the_first_next_action(log: Log) -> None:
 
 def test_a_blocked_stage_and_a_stopped_run_say_how_to_go_on(log: Log) -> None:
     log.begin().chunk(1, 0, 50)
+    gate = {"decision": "stop", "verdict": "retune", "reason": "oom", "accepted_checkpoint": None}
+    log.chunk(2, 50, 100, gate=gate)
     log.add(StageBlocked(run_id=RUN, stage="dynamics", blocking_factors=["loss rises"], best_checkpoint=None))
-    assert next_actions(story(log), FAILED)[0] == "dynamics: loss rises"
+    assert next_actions(story(log), FAILED)[0].startswith("dynamics does not fit into memory")
+    assert "What ended it was dynamics attempt 2: oom." in loop_report(story(log), FAILED, Material())
     stopped = next_actions(story(log), Outcome("stopped", "asked", degraded=False))
     assert f"Go on where it stopped: `worldloop train --resume {RUN}`." in stopped
 
 
 def test_the_report_is_the_same_when_it_is_written_again_later(log: Log) -> None:
     log.begin().chunk(1, 0, 100).inference()
-    first, stamp = inference_report(story(log), PASSED, {}), story(log).stamp
+    first, stamp = inference_report(story(log), PASSED, Material()), story(log).stamp
     log.add(ReportWritten(run_id=RUN, report="loop", path=None, ok=False), "/worldloop/reporter")
     log.add(AlertRaised(run_id=RUN, channel="x", silence_sec=1, limit_sec=1), "/worldloop/monitor")
     log.add(RunFinished(run_id=RUN, status="passed", degraded=False, reason="x"))
-    assert inference_report(story(log), PASSED, {}) == first
+    assert inference_report(story(log), PASSED, Material()) == first
     assert story(log).stamp == stamp == "2026_01_01_00_05_00"
 
 
 def test_an_event_that_was_delivered_twice_counts_once(log: Log) -> None:
     log.begin().chunk(1, 0, 100).inference()
-    once = inference_report(story(log), PASSED, {})
+    once = inference_report(story(log), PASSED, Material())
     log.records.append(log.records[-2])
     log.records.append(log.records[-2])
-    assert inference_report(story(log), PASSED, {}).count("### Try 1") == once.count("### Try 1")
+    assert inference_report(story(log), PASSED, Material()).count("### Try 1") == once.count("### Try 1")
 
 
 def links(report: Path) -> list[Path]:
@@ -260,31 +285,72 @@ def links(report: Path) -> list[Path]:
     return [(report.parent / unquote(target)).resolve() for target in targets]
 
 
+def write(kind: str, bundle: Bundle, found: Story) -> str:
+    (written,) = write_reports(bundle, found, PASSED, [kind])
+    assert written.path is not None, written.error
+    return written.path
+
+
 def test_a_written_report_links_its_plot_and_moves_with_the_bundle(
     log: Log, bundle: Bundle, tmp_path: Path
 ) -> None:
     log.begin().chunk(1, 0, 50).chunk(2, 50, 100)
-    path = write_report("loop", bundle, story(log), PASSED)
+    path = write("loop", bundle, story(log))
     assert path == "docs/action/auto-training-loop-report-2026_01_01_00_06_00.md"
     moved = bundle.root.rename(tmp_path / "elsewhere")
     plots = [target for target in links(moved / path) if target.suffix == ".png"]
     assert [plot.name for plot in plots] == ["dynamics_loss.png"]
     assert plots[0].is_relative_to(moved.resolve())
     assert plots[0].read_bytes().startswith(b"\x89PNG")
+    assert all(target.exists() for target in links(moved / path))
+
+
+def test_what_is_gone_is_said_to_be_gone_instead_of_linked(log: Log, bundle: Bundle) -> None:
+    log.begin().chunk(1, 0, 50).inference()
+    for kind, step in (("loop", 49), ("retrospective", 49), ("inference", 99)):
+        text = (bundle.root / write(kind, bundle, story(log))).read_text()
+        gone = f"results/{bundle.run_name}/dynamics/checkpoints/dynamics_step_{step}"
+        assert f"`{gone}` (no longer there)" in text
+    assert "The picture `inference_results/inference_results_gt_vs_pred_1.png` is no longer there." in text
+
+
+def test_what_a_later_attempt_moved_aside_is_linked_where_it_is(log: Log, bundle: Bundle) -> None:
+    gate = {"decision": "restart_stage", "verdict": "retune", "reason": "gate_fail", "resume_step": 0}
+    log.begin().chunk(1, 0, 50).chunk(2, 50, 100, gate=gate | {"resume_from": None}).chunk(3, 0, 50)
+    aside = bundle.superseded("dynamics", 3) / "checkpoints" / "dynamics_step_49"
+    now = bundle.checkpoint("dynamics", 50)
+    for directory in (aside, now):
+        directory.mkdir(parents=True)
+    text = (bundle.root / write("loop", bundle, story(log))).read_text()
+    first, third = (re.findall(rf"^- attempt {number}, .*$", text, re.MULTILINE)[0] for number in (1, 3))
+    assert bundle.relative(aside) in first
+    assert bundle.relative(now) in third
 
 
 def test_a_missing_history_costs_the_plot_not_the_report(log: Log, bundle: Bundle) -> None:
     log.begin().chunk(1, 0, 50, rows=False)
-    text = bundle.resolve(write_report("loop", bundle, story(log), PASSED)).read_text()
-    assert "No loss plot: " in text
+    text = (bundle.root / write("loop", bundle, story(log))).read_text()
+    assert "No plot of the loss of dynamics: " in text
     assert "attempt_0001.csv" in text
 
 
-def test_an_unknown_kind_is_refused_by_name(log: Log, bundle: Bundle) -> None:
-    with pytest.raises(WorldloopError, match="horoscope"):
-        write_report("horoscope", bundle, story(log.begin()), PASSED)
+def test_one_of_two_histories_is_drawn_and_the_other_named(log: Log, bundle: Bundle) -> None:
+    log.begin().chunk(1, 0, 50, rows=False).chunk(2, 50, 100)
+    bundle.history("dynamics", 1).write_bytes(b"\xff\x00torn")
+    bundle.history("dynamics", 2).unlink()
+    log.chunk(3, 100, 150)
+    text = (bundle.root / write("loop", bundle, story(log))).read_text()
+    assert "dynamics_loss.png)" in text
+    assert "Missing in it: Logs/history/dynamics/attempt_0002.csv: No such file or directory." in text
+
+
+def test_an_unknown_kind_is_refused_by_name_and_costs_no_other(log: Log, bundle: Bundle) -> None:
+    found = list(write_reports(bundle, story(log.begin()), PASSED, ["horoscope", "loop"]))
+    assert [each.kind for each in found] == ["loop", "horoscope"]
+    assert found[0].path is not None
+    assert "horoscope: no such report" in str(found[1].error)
 
 
 def test_text_from_outside_does_not_break_tables(log: Log) -> None:
     log.begin().chunk(1, 0, 50, dataset="a|b").chunk(2, 50, 100, dataset="c\nd")
-    assert "| dynamics | 2 | `dataset` | a\\|b | c d |" in loop_report(story(log), PASSED, {}, {})
+    assert "| dynamics | 2 | `dataset` | a\\|b | c d |" in loop_report(story(log), PASSED, Material())

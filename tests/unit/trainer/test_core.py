@@ -11,7 +11,7 @@ from services.trainer.core import ends
 from services.trainer.core.groups import requirements
 from services.trainer.core.launch import ENTRY, command, device, tuning, world_size
 from services.trainer.core.ledger import fold
-from services.trainer.core.lineage import disposable, resume_point
+from services.trainer.core.lineage import disposable, named, resume_point
 from shared.bus.protocol import Recorded
 from shared.config import Distributed, StageConfig
 from shared.events import (
@@ -19,12 +19,15 @@ from shared.events import (
     ChunkDone,
     ChunkPlan,
     ChunkStarted,
+    GateDecided,
+    InferenceDone,
     Message,
     OperatorRequested,
     RunFinished,
     RunResumed,
     Schedule,
 )
+from tests.unit.gatekeeper.story import Story
 
 RUN, OTHER = "20260101_000000", "20260102_000000"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -147,6 +150,19 @@ def test_retention_keeps_the_newest_valid_ones_and_those_that_are_named() -> Non
 
 def test_retention_deletes_nothing_while_there_are_too_few_valid_ones() -> None:
     assert disposable([info(10, valid=False), info(20), info(30)], keep_last=3, keep=set()) == []
+
+
+def test_what_an_event_goes_on_from_is_named() -> None:
+    chunk = started(RUN, 1).model_copy(update={"plan": plan(resume_from="s/dynamics_step_9")})
+    assert named(chunk) == {"s/dynamics_step_9", "given/video_tokenizer_step_9"}
+    assert named(done(RUN, 1)) == set()
+    story = Story().play().log
+    gate = next(each.message for each in story if isinstance(each.message, GateDecided))
+    apart = {"accepted_checkpoint": "a", "best_checkpoint": "b", "resume_from": "r"}
+    assert named(gate.model_copy(update=apart)) == {"a", "b", "r"}
+    tested = next(each.message for each in story if isinstance(each.message, InferenceDone))
+    assert named(tested) == set(tested.checkpoints.values())
+    assert len(named(tested)) == 3
 
 
 # --- the ledger -------------------------------------------------------------------------------------------

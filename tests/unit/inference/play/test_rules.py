@@ -9,8 +9,8 @@ import pytest
 
 from services.inference.play.controls import Controls
 from services.inference.play.legend import read_legend
-from services.inference.play.origin import host_allowed, origin_allowed
 from services.inference.play.pace import Pace
+from shared.web.origin import host_allowed, origin_allowed
 
 # --- pace -------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.inference.play.controls import Controls
-from services.inference.play.server import STALLED_SEC, _listen, _names, _url
 from services.inference.play.session import Session
 from shared.errors import UsageError, WorldloopError
+from shared.web.listen import STALLED_SEC, address, listen, own_names
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 WORLD = [str(FIXTURES / "golden" / "tinyworlds_run"), "--dataset", str(FIXTURES / "pong_frames.h5")]
@@ -22,19 +22,19 @@ WORLD = [str(FIXTURES / "golden" / "tinyworlds_run"), "--dataset", str(FIXTURES 
 
 def test_a_port_that_is_taken_is_said_with_the_flag_that_helps() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="--port"):
-        _listen("127.0.0.1", taken.getsockname()[1])
+        listen("127.0.0.1", [taken.getsockname()[1]], cure="Name another with --port or --host")
 
 
 def test_the_url_can_be_opened() -> None:
-    with _listen("127.0.0.1", 0) as listener:
-        assert _url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    with _listen("0.0.0.0", 0) as everywhere:
-        assert _url(everywhere).startswith(f"http://{socket.gethostname()}:")
+    with listen("127.0.0.1", [0], cure="") as listener:
+        assert address(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    with listen("0.0.0.0", [0], cure="") as everywhere:
+        assert address(everywhere).startswith(f"http://{socket.gethostname()}:")
 
 
 def test_a_loopback_server_goes_by_no_name_that_others_could_give_away() -> None:
-    assert _names("127.0.0.1") == set()
-    assert socket.gethostname().lower() in _names("0.0.0.0")
+    assert own_names("127.0.0.1") == set()
+    assert socket.gethostname().lower() in own_names("0.0.0.0")
 
 
 async def test_a_slow_line_gets_the_newest_frame_and_all_the_mail() -> None:
@@ -68,7 +68,7 @@ async def test_mail_of_a_player_who_takes_none_does_not_pile_up() -> None:
 
 def test_whoever_takes_nothing_is_cut_off_by_the_kernel() -> None:
     with (
-        _listen("127.0.0.1", 0) as listener,
+        listen("127.0.0.1", [0], cure="") as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as player,
     ):

@@ -1,0 +1,1 @@
+"""Asking the git program, safely, for the evidence report."""

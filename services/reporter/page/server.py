@@ -1,0 +1,95 @@
+"""Serves the page beside the reporter's own work, and says where."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from services.reporter.page.app import Site, create_app
+from services.reporter.page.board import Board
+from shared.bus.protocol import Bus
+from shared.errors import UsageError
+from shared.service import Runs
+from shared.settings import Settings
+from shared.web.listen import LOOPBACK, address, listen, own_names
+from shared.web.place import last_port, record
+
+PORTS = 20
+"""Ports that are tried from the wanted one on."""
+GOODBYE_SEC = 1
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the service that it is part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class PageServer:
+    """The listening server; `run` serves until cancelled."""
+
+    board: Board
+    server: uvicorn.Server
+    listener: socket.socket
+    url: str
+
+    async def run(self) -> None:
+        """Serve; for ever."""
+        serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        following = asyncio.create_task(self.board.task())
+        try:
+            await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
+            for task in (serving, following):
+                if task.done():
+                    task.result()  # raises what ended it
+        finally:
+            self.board.close()
+            self.server.should_exit = True
+            following.cancel()
+            await asyncio.gather(serving, following, return_exceptions=True)
+            self.listener.close()
+
+
+def open_page(bus: Bus, runs: Runs, settings: Settings) -> PageServer | None:
+    """Listen, and record the address in the state directory; none, with a reason in the log, if that fails.
+
+    Where others could reach it, somebody who asks for something must have a token: without one the page is
+    served on the loopback interface only.
+    """
+    host, token = settings.page_host, settings.page_token
+    if host not in LOOPBACK and not token:
+        log.warning(
+            "the page is served on the loopback interface only: for others, set WORLDLOOP_PAGE_TOKEN",
+            wanted=host,
+        )
+        host = LOOPBACK[0]
+    wanted = settings.page_port
+    ports = [wanted] if wanted == 0 else [last_port(settings) or wanted, *range(wanted, wanted + PORTS), 0]
+    try:
+        listener = listen(host, ports, cure="Name another with WORLDLOOP_PAGE_HOST or WORLDLOOP_PAGE_PORT")
+    except UsageError as error:
+        log.error("there is no page", problem=str(error))  # noqa: TRY400 - the reports go on
+        return None
+    url = address(listener)
+    board = Board(bus, runs.place)
+    app = create_app(Site(board, bus, own_names(host), token or None))
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=GOODBYE_SEC, lifespan="off"
+    )
+    try:
+        record(settings, url)
+    except OSError as error:
+        log.warning("the page's address could not be recorded", problem=str(error))
+    log.info("the page is served", url=url)
+    return PageServer(board, _Server(config), listener, url)

@@ -1,0 +1,6 @@
+// Begins when every part is there.
+
+(() => {
+  "use strict";
+  WL.begin();
+})();

@@ -1,0 +1,1 @@
+"""The pictures beside the reports' numbers: the same files give the same bytes."""

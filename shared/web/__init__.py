@@ -1,0 +1,1 @@
+"""What our web servers share: who may talk to them, where they listen."""

@@ -1,0 +1,302 @@
+"""The live page's server over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.reporter.page.server import open_page
+from services.reporter.page.static_page import write_page
+from shared.bundle import Bundle
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.journal import read_journal
+from shared.events import RunPaused, TrainProgress
+from shared.service import Runs
+from shared.settings import Settings
+from tests.conftest import NatsServer
+from tests.e2e.big_run import NAME, RUN, write_big_run
+from tests.e2e.page_server import Served, serving
+
+API = f"api/runs/{RUN}"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_big_run(tmp_path / RUN, gates=4, points=400)
+
+
+@pytest.fixture
+async def served(root: Path) -> AsyncIterator[Served]:
+    async with serving([root]) as found:
+        yield found
+
+
+@pytest.fixture
+async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=served.url, timeout=20) as found:
+        yield found
+
+
+def page_headers(served: Served, **more: str) -> dict[str, str]:
+    """What a browser sends with a request of the page's own."""
+    return {"Origin": served.url.rstrip("/"), "Content-Type": "application/json", **more}
+
+
+async def event(lines: AsyncIterator[str], wanted: str) -> Any:
+    """The data of the next event of that name."""
+    async with asyncio.timeout(20):
+        name = ""
+        async for line in lines:
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: ") and name == wanted:
+                return json.loads(line.removeprefix("data: "))
+    raise AssertionError(f"the line ended before {wanted}")
+
+
+@contextlib.asynccontextmanager
+async def streaming(client: httpx.AsyncClient) -> AsyncIterator[AsyncIterator[str]]:
+    async with client.stream("GET", f"{API}/stream") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield response.aiter_lines()
+
+
+async def test_the_list_the_page_and_its_curves_are_there(client: httpx.AsyncClient) -> None:
+    listed = await client.get("api/runs")
+    assert [row["run_id"] for row in listed.json()] == [RUN]
+    assert listed.headers["cache-control"] == "no-store"
+    assert listed.headers["x-content-type-options"] == "nosniff"
+    page = (await client.get(API)).json()
+    assert page["live"]
+    assert [gate["id"] for gate in page["gates"]] == [f"dynamics/{n}" for n in range(1, 5)]
+    history = (await client.get(f"{API}/history/dynamics", params={"points": 50})).json()
+    assert history["rows"] == 400
+    assert [curve["superseded_from"] for curve in history["curves"]] == [None, None, 250, None]
+
+
+async def test_an_event_reaches_the_page_as_a_patch(served: Served, client: httpx.AsyncClient) -> None:
+    async with streaming(client) as lines:
+        page = await event(lines, "page")
+        assert page["run"]["status"] == "running"
+        assert len(await event(lines, "runs")) == 1
+        await served.bus.publish(RunPaused(run_id=RUN, by="operator", reason="lunch"))
+        while "run" not in (patch := await event(lines, "patch")):
+            pass
+        assert patch["run"]["status"] == "paused"
+        assert "gates" not in patch
+        assert [note["text"] for note in patch["notes"]] == ["Paused: lunch"]
+        assert (await event(lines, "runs"))[0]["status"] == "paused"
+
+
+async def test_progress_reaches_the_page(served: Served, client: httpx.AsyncClient) -> None:
+    async with streaming(client) as lines:
+        await event(lines, "page")
+        await served.bus.publish(
+            TrainProgress(
+                run_id=RUN,
+                stage="dynamics",
+                attempt=5,
+                step=7,
+                target_step=9,
+                stage_target=9,
+                loss=0.5,
+                learning_rate=1e-3,
+                frames_per_sec=1.0,
+                eta_sec=1.0,
+            )
+        )
+        assert (await event(lines, "progress"))["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "name"),
+    [
+        ("pause", {}, "pause_run"),
+        ("resume", {}, "resume_run"),
+        ("stop", {"reason": "enough"}, "stop_run"),
+        ("retune", {"stage": "dynamics", "changes": {"learning_rate": 1e-4}}, "retune_run"),
+    ],
+)
+async def test_what_is_asked_for_goes_to_the_gatekeeper(
+    served: Served, client: httpx.AsyncClient, action: str, body: dict[str, Any], name: str
+) -> None:
+    answer = await client.post(f"{API}/actions/{action}", json=body, headers=page_headers(served))
+    assert answer.status_code == 202
+    queue = next(items for key, items in served.bus.broker.queues.items() if key[0] == "gatekeeper")
+    assert [item.envelope.subject.rpartition(".")[2] for item in queue] == [name]
+    sent = json.loads(queue[0].envelope.data)
+    assert sent["request_id"] == answer.json()["request_id"]
+    assert {key: sent[key] for key in body} == body
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Origin": "http://evil.example", "Host": "evil.example"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+async def test_pages_of_others_may_ask_for_nothing(
+    served: Served, client: httpx.AsyncClient, change: dict[str, str], status: int
+) -> None:
+    answer = await client.post(f"{API}/actions/stop", content="{}", headers=page_headers(served) | change)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+    assert not any(key[0] == "gatekeeper" for key in served.bus.broker.queues)
+
+
+async def test_a_get_asks_for_nothing(served: Served, client: httpx.AsyncClient) -> None:
+    assert (await client.get(f"{API}/actions/stop", headers=page_headers(served))).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "status"),
+    [
+        ("explode", "{}", 404),
+        ("stop", "no json", 400),
+        ("stop", '{"reasons": "x"}', 400),
+        ("retune", '{"changes": {}}', 400),
+        ("stop", '{"reason": "' + "x" * 70_000 + '"}', 413),
+    ],
+)
+async def test_what_cannot_be_asked_for_is_refused_with_a_reason(
+    served: Served, client: httpx.AsyncClient, action: str, body: str, status: int
+) -> None:
+    answer = await client.post(f"{API}/actions/{action}", content=body, headers=page_headers(served))
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+async def test_a_server_with_a_token_asks_for_it(root: Path) -> None:
+    async with serving([root], token="secret") as served, httpx.AsyncClient(base_url=served.url) as client:
+        path = f"{API}/actions/pause"
+        for headers in (page_headers(served), page_headers(served, **{"X-Worldloop-Token": "guess"})):
+            assert (await client.post(path, content="{}", headers=headers)).status_code == 401
+        right = page_headers(served, **{"X-Worldloop-Token": "secret"})
+        assert (await client.post(path, content="{}", headers=right)).status_code == 202
+
+
+async def test_a_name_that_is_not_ours_is_refused(client: httpx.AsyncClient) -> None:
+    assert (await client.get("api/runs", headers={"Host": "rebound.example"})).status_code == 403
+
+
+async def test_a_picture_is_served_and_not_sent_again(root: Path, client: httpx.AsyncClient) -> None:
+    path = (await client.get(API)).json()["sheets"][0]["path"]
+    (root / path).parent.mkdir(parents=True)
+    (root / path).write_bytes(b"\x89PNG picture")
+    found = await client.get(f"{API}/files/{path}")
+    assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
+    assert found.headers["x-content-type-options"] == "nosniff"
+    again = await client.get(f"{API}/files/{path}", headers={"If-None-Match": found.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_nothing_but_what_the_page_names_is_served(
+    root: Path, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    paths = ["Logs/events.jsonl", "..%2f..%2fsecret.png", "%2fetc/passwd", "config/run.yaml"]
+    sheet = (await client.get(API)).json()["sheets"][0]["path"]
+    (root / sheet).parent.mkdir(parents=True)
+    (root / sheet).symlink_to(secret)
+    checkpoint = f"results/{NAME}/dynamics/checkpoints/dynamics_step_99"
+    for path in (*paths, sheet, checkpoint, str(secret)):
+        answer = await client.get(f"{API}/files/{path}")
+        assert answer.status_code == 404, path
+        assert b"secret" not in answer.content or b"error" in answer.content
+
+
+@pytest.mark.parametrize(
+    "path", ["api/runs/20200101_000000", "api/runs/nonsense", f"{API}/history/pong", "x.js"]
+)
+async def test_what_is_not_there_is_said_so(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]
+
+
+async def test_a_browser_that_falls_behind_gets_a_fresh_page(served: Served) -> None:
+    board = served.server.board
+    view = await board.view(RUN)
+    assert view is not None
+    line = board.join(view)
+    await line.take()
+    for _ in range(100):
+        line.put(b"event: patch\ndata: {}\n\n")
+    fresh = await line.take()
+    assert fresh is not None
+    assert fresh.startswith(b"event: page")
+    assert fresh.count(b"event: ") == 1
+
+
+async def test_a_page_outlives_its_bundle(root: Path, client: httpx.AsyncClient) -> None:
+    import shutil
+
+    shutil.rmtree(root)
+    assert (await client.get(API)).status_code == 200
+    assert (await client.get(f"{API}/history/dynamics")).json()["curves"] == []
+
+
+async def test_a_page_outlives_the_nats_server_and_knows_runs_it_never_saw(
+    fresh_nats_server: NatsServer, root: Path, tmp_path: Path
+) -> None:
+    settings = Settings(page_port=0, state_dir=tmp_path / "state")
+    told = read_journal(root / "Logs" / "events.jsonl")
+    bus = await JetStreamBus.connect(fresh_nats_server.url, source="reporter")
+    page = open_page(bus, Runs(bus, settings), settings)
+    assert page is not None
+    task = asyncio.create_task(page.run())
+    try:
+        for record in told[:6]:
+            await bus.publish(record.message)
+        async with httpx.AsyncClient(base_url=page.url, timeout=60) as client, streaming(client) as lines:
+            assert len((await event(lines, "page"))["gates"]) <= 1
+            fresh_nats_server.stop()
+            fresh_nats_server.start()
+            for record in told[6:]:
+                await bus.publish(record.message)
+            seen: set[str] = set()
+            while f"dynamics/{4}" not in seen:
+                seen |= {gate["id"] for gate in (await event(lines, "patch")).get("gates", [])}
+            assert len((await client.get(API)).json()["gates"]) == 4
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bus.close()
+
+
+async def test_without_a_token_only_this_machine_is_served(tmp_path: Path) -> None:
+    from shared.bus.memory import MemoryBus
+
+    bus, settings = MemoryBus(), Settings(page_host="0.0.0.0", page_port=0, state_dir=tmp_path)
+    page = open_page(bus, Runs(bus, settings), settings)
+    assert page is not None
+    with contextlib.closing(page.listener):
+        assert page.url.startswith("http://127.0.0.1:")
+        assert (tmp_path / "page.url").read_text() == page.url + "\n"
+
+
+def test_the_static_page_is_the_same_however_often_it_is_written(root: Path) -> None:
+    bundle = Bundle(root, NAME)
+    records = read_journal(bundle.events)
+    path = write_page(bundle, records)
+    assert path is not None
+    text = (root / path).read_text()
+    assert write_page(bundle, records) == path
+    assert (root / path).read_text() == text
+    assert 'src="' not in text.partition("<body")[2].partition("<script type")[2]
+    data = text.partition('id="page">')[2].partition("</script>")[0]
+    assert json.loads(data)["run"]["run_id"] == RUN
+    assert (
+        "train/loss" in json.loads(text.partition('id="histories">')[2].partition("</script>")[0])["dynamics"]
+    )
