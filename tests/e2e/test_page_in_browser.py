@@ -63,11 +63,6 @@ def tab(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     assert problems == []
 
 
-def newest(page: Page) -> int:
-    """The last step of the curve that is drawn."""
-    return int(page.locator("#curve").get_attribute("data-last") or 0)
-
-
 def view(page: Page) -> str:
     return page.locator("#curve").get_attribute("data-view") or ""
 
@@ -229,8 +224,9 @@ def test_the_curve_is_zoomed_by_dragging_and_shows_other_columns(browser: Browse
         page.locator("#curve-column").select_option("learning_rate/group_0")
         expect(page.locator("#curve-read")).to_contain_text("learning rate")
         page.locator("#curve-stages").get_by_role("button", name="video tokenizer").click()
-        page.wait_for_function("() => document.querySelector('#curve').dataset.last > 19000")
-        assert newest(page) <= 20_000
+        page.wait_for_function(
+            "at => at.dataset.last > 19000 && at.dataset.last <= 20000", arg=page.query_selector("#curve")
+        )
 
 
 def test_pictures_go_through_the_steps_by_keyboard_and_say_which_were_rolled_back(browser: Browser) -> None:
