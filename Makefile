@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static format benchmarks clean
+.PHONY: help setup demo test chaos fuzz soak compose-check check static format benchmarks clean
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldloop needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -30,6 +30,18 @@ demo: $(READY) $(DATASET)  ## record a real game, train the three stages through
 test: $(READY)  ## all tests
 	$(BIN)/pytest
 
+chaos: $(READY)  ## every fault of docs/reliability.md, within 50 minutes on 2 cores; the last line is the summary
+	$(BIN)/python -m tests.chaos
+
+fuzz: $(READY)  ## forty times as many damaged files, messages and arguments as `make test` tries (half an hour)
+	WORLDLOOP_FUZZ_EXAMPLES=1000 $(BIN)/pytest tests/fuzz --timeout 3600
+
+compose-check: $(READY) $(DATASET)  ## compose.yaml for real: needs Docker Compose and root, about 15 minutes
+	$(BIN)/python docker/check.py $(DATASET)
+
+soak: $(READY)  ## a run over several hosts whose network fails them (needs root; minutes)
+	$(BIN)/pytest tests/soak/soak_several_hosts.py
+
 static: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,6 +62,7 @@ benchmarks: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/gatekeeper.py
 	$(BIN)/python benchmarks/visual.py
 	$(BIN)/python benchmarks/wandb_history.py
+	$(BIN)/python -m benchmarks.page
 	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/quality.py Riverraid
 

@@ -34,7 +34,7 @@ import h5py
 import numpy as np
 from websockets.asyncio.client import connect
 
-from services.commands.resolve import resolve
+from services.commands.configuration.resolve import resolve
 from services.inference.play.messages import unpack
 from shared.bundle import Bundle
 from shared.events import STAGES, Schedule

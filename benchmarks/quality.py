@@ -37,8 +37,8 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
-from services.commands.config_files import find_configs
-from services.commands.resolve import assignments, resolve
+from services.commands.configuration.files import find_configs
+from services.commands.configuration.resolve import assignments, resolve
 from services.inference.config import Policy
 from services.inference.core.clips import Indices, clip_starts
 from services.inference.evaluation import evaluate

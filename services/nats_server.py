@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared.bundle import write_atomic
@@ -51,12 +52,13 @@ def is_free(port: int) -> bool:
         return True
 
 
-def configure(directory: Path, port: int) -> Path:
+def configure(directory: Path, port: int, include: Sequence[str] = ()) -> Path:
     """Write a server's configuration: loopback only, no monitoring port, on disk before it is acked.
 
     Args:
         directory: Gets `nats.conf` and the store.
         port: Port to listen on.
+        include: Files with more of it, such as its users, relative to the directory.
 
     Returns:
         The configuration file, for `nats-server -c`.
@@ -69,6 +71,7 @@ def configure(directory: Path, port: int) -> Path:
         f"  store_dir: {json.dumps(str(directory.resolve() / 'nats'))}",
         "  sync_interval: always",
         "}",
+        *(f"include {json.dumps(each)}" for each in include),
     )
     path = directory / "nats.conf"
     write_atomic(path, "\n".join(lines) + "\n")

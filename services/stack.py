@@ -13,7 +13,18 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from services import nats_server, supervisor
-from services.stack_state import GRACE_SEC, NATS, StackState, end, environment, log_file, state, state_file
+from services.keys.permissions import OPERATOR
+from services.stack_state import (
+    GRACE_SEC,
+    NATS,
+    StackState,
+    end,
+    environment,
+    key_file,
+    log_file,
+    state,
+    state_file,
+)
 from shared import logs
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusError, UsageError
@@ -141,7 +152,7 @@ async def _heard(settings: Settings, wanted: Sequence[str]) -> StackState:
                 if isinstance(record.message, Heartbeat):
                     silent.discard(record.message.service)
 
-    bus = await JetStreamBus.connect(running.url, wait_sec=START_SEC)
+    bus = await JetStreamBus.connect(running.url, wait_sec=START_SEC, key=key_file(settings, OPERATOR))
     listening = asyncio.create_task(listen())
     try:
         async with asyncio.timeout(CONNECT_SEC):

@@ -105,6 +105,11 @@ def log_file(settings: Settings, name: str) -> Path:
     return settings.state_dir / "logs" / f"{name}.log"
 
 
+def key_file(settings: Settings, user: str) -> Path:
+    """The key by which the stack's own server knows a user (`services.keys`)."""
+    return settings.state_dir / "keys" / f"{user}.nk"
+
+
 def scratch(settings: Settings) -> Path:
     """Where the stack's processes put temporary files; a new stack begins with none."""
     return settings.state_dir / "scratch"
@@ -134,8 +139,14 @@ def end(children: Sequence[Child], *, grace_sec: float = GRACE_SEC) -> None:
     psutil.wait_procs(left, timeout=grace_sec)
 
 
-def environment(settings: Settings, url: str | None = None) -> dict[str, str]:
-    """The environment of the stack's processes: ours, with the mark of the stack and without output roots."""
+def environment(settings: Settings, url: str | None = None, user: str = "") -> dict[str, str]:
+    """The environment of the stack's processes: ours, with the mark of the stack and without output roots.
+
+    Args:
+        settings: Those of the stack.
+        url: Address of its server; none for the supervisor itself.
+        user: Whose key the process gets; a process that is no user of the server gets none.
+    """
     ours = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     paths = (str(Path(services.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep))
     ours |= {
@@ -148,7 +159,17 @@ def environment(settings: Settings, url: str | None = None) -> dict[str, str]:
         "WORLDLOOP_LOG_LEVEL": settings.log_level,
         "TMPDIR": str(scratch(settings).resolve()),
     }
-    return ours | ({"WORLDLOOP_NATS_URL": url} if url is not None else {})
+    if url is not None:
+        ours["WORLDLOOP_NATS_URL"] = url
+    if (key := key_file(settings, user)).exists():
+        ours["WORLDLOOP_NATS_KEY"] = str(key.resolve())
+    return ours
 
 
-_NOT_INHERITED = ("WORLDLOOP_OUTPUT_ROOT", "RUN_BUNDLE_ROOT", "WORLDLOOP_NATS_URL")
+_NOT_INHERITED = (
+    "WORLDLOOP_OUTPUT_ROOT",
+    "RUN_BUNDLE_ROOT",
+    "WORLDLOOP_NATS_URL",
+    "WORLDLOOP_NATS_KEY",
+    "WORLDLOOP_NATS_CA",
+)

@@ -24,6 +24,8 @@ import psutil
 import structlog
 
 from services import nats_server, stack_state
+from services.keys import directory
+from services.keys.permissions import OPERATOR
 from shared import logs
 from shared.bundle import write_atomic
 from shared.errors import UsageError, WorldloopError
@@ -116,6 +118,7 @@ class Supervisor:
 
         path = self._settings.state_dir / "stack.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # keys, logs and the server's store are for this user alone
         with path.open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,7 +142,9 @@ class Supervisor:
         settings = self._settings
         shutil.rmtree(stack_state.scratch(settings), ignore_errors=True)
         port = self._port or nats_server.free_port()
-        config = nats_server.configure(settings.state_dir, port)
+        keys = stack_state.key_file(settings, OPERATOR).parent
+        directory.make_users(keys)
+        config = nats_server.configure(settings.state_dir, port, [f"{keys.name}/{directory.AUTH}"])
         me = stack_state.Child(
             name="supervisor",
             pid=os.getpid(),
@@ -186,7 +191,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 cwd=self._settings.state_dir,
-                env=stack_state.environment(self._settings, self._state.url),
+                env=stack_state.environment(self._settings, self._state.url, life.name),
                 start_new_session=True,  # a Ctrl-C in the terminal is not for them
             )
         life.pid, life.born, life.starts = life.process.pid, time.monotonic(), life.starts + 1

@@ -83,6 +83,19 @@ class Bundle:
         """GPU samples over one attempt."""
         return self.logs / "gpu" / f"{stage}_attempt_{attempt:04d}.jsonl"
 
+    def gone(self, now: object = "NEW_PLACE") -> str | None:
+        """A sentence about a directory that is not where the run works, with the cure; none if it is there.
+
+        Args:
+            now: Where it is, if that is known.
+        """
+        if self.root.is_dir():
+            return None
+        return (
+            f"the run's bundle is not at {self.root}: if it was moved, move it back (worldloop bundle move "
+            f"{now} {self.root}); if it lies on a disk that is not there, mount that"
+        )
+
     def resolve(self, path: str) -> Path:
         """An absolute path for a path in a message.
 

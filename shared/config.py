@@ -2,12 +2,12 @@
 
 `configs/training.yaml` holds what all stages share and overrides the stage files; each file's schema is a
 class here. `StageConfig` is the flat result for one stage: what a chunk plan carries and a checkpoint stores.
-How values from files, profile and flags come together is `services.commands.resolve`'s.
+How values from files, profile and flags come together is `services.commands.configuration.resolve`'s.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,8 @@ from shared.events import STAGES, Stage
 Positive = Annotated[int, Field(gt=0)]
 Device = Literal["auto", "cpu", "cuda"]
 
+MOST_NODES, MOST_RANKS = 4096, 1024
+"""Hosts of a chunk, and ranks on each: a slip of the keyboard asks for more."""
 KNOBS = ("batch_size_per_gpu", "gradient_accumulation_steps", "learning_rate", "log_interval")
 """What a ladder or an operator may change between chunks."""
 ALIGNED = ("patch_size", "context_length", "frame_size", "latent_dim", "num_bins", "n_actions")
@@ -34,6 +36,17 @@ class Config(BaseModel):
     """Base of configurations: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def recorded(cls, values: object) -> Self:
+        """Read back what an event holds; keys that only another version knows are dropped.
+
+        What a person writes is validated with `model_validate`, which names such a key.
+
+        Raises:
+            ValidationError: A value that this version cannot use.
+        """
+        return cls.model_validate(values, extra="ignore")
 
 
 class Distributed(Config):
@@ -66,7 +79,11 @@ class TrainingConfig(Config):
     tf32: bool = False
     compile: bool = False
     device: Device = "auto"
-    nproc_per_node: Positive = 2
+    nproc_per_node: Annotated[int, Field(gt=0, le=MOST_RANKS)] = 2
+    nnodes: Annotated[int, Field(gt=0, le=MOST_NODES)] = 1
+    """Hosts that a chunk spans; each runs a trainer with its node rank."""
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^\s:]+:[0-9]{1,5}$")] | None = None
+    """host:port on node 0 where the hosts' ranks meet; needed with more than one."""
     distributed: Distributed = Distributed()
     wandb: Literal["offline", "online", "disabled"] = "offline"
     wandb_project: str = "worldloop"
@@ -78,6 +95,12 @@ class TrainingConfig(Config):
             raise ValueError(f"frame_size {self.frame_size} is no multiple of patch_size {self.patch_size}")
         if self.n_actions & (self.n_actions - 1):
             raise ValueError(f"n_actions {self.n_actions} is no power of two")
+        if self.nnodes > 1 and self.rdzv_endpoint is None:
+            raise ValueError(
+                f"nnodes {self.nnodes} needs rdzv_endpoint: host:port of node 0, e.g. node0:29400"
+            )
+        if self.nnodes > 1 and not self.distributed.use_ddp:
+            raise ValueError(f"nnodes {self.nnodes} needs distributed.use_ddp")
         return self
 
 
@@ -160,7 +183,7 @@ class StageConfig(TrainingConfig, DynamicsFile):
     @property
     def effective_batch(self) -> int:
         """Windows per update, all ranks and micro-batches."""
-        return self.windows_per_update(self.nproc_per_node)
+        return self.windows_per_update(self.nproc_per_node * self.nnodes)
 
     def windows_per_update(self, ranks: int) -> int:
         """Windows per update over the ranks that really run (one without `distributed.use_ddp`)."""

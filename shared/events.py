@@ -31,21 +31,15 @@ NO_RUN = "idle"  # stands for the run in a service's heartbeat while it works on
 
 def _run_id(value: str) -> str:
     if value != NO_RUN and not RUN_ID.fullmatch(value):
-        raise ValueError(f"{value!r} is no run id: expected YYYYMMDD_HHMMSS or YYYYMMDD_HHMMSS_2")
+        raise ValueError(f"{value[:50]!r} is no run id: expected YYYYMMDD_HHMMSS or YYYYMMDD_HHMMSS_2")
     return value
 
 
 def _inside(value: str) -> str:
     parts = value.split("/")
-    if (
-        not value
-        or value.startswith("/")
-        or "\\" in value
-        or "\0" in value
-        or ".." in parts
-        or ":" in parts[0]
-    ):
-        raise ValueError(f"{value!r} is no path inside the bundle: expected a relative path without '..'")
+    if {"", ".", ".."} & set(parts) or "\\" in value or "\0" in value or ":" in parts[0]:
+        text = f"{value[:200]!r} is no path inside the bundle: expected a relative path without '..'"
+        raise ValueError(text)
     return value
 
 
@@ -243,7 +237,7 @@ class CheckoutSpec(Value):
 class RunSpec(Value):
     """What a run is to do: resolved before anything starts."""
 
-    bundle: str
+    bundle: str = Field(pattern=r"^(/|[A-Za-z]:[/\\]|\\\\)[^\x00]*$")
     """Absolute path of the bundle where the run was started; a service's own output root goes before it."""
     run_name: str = Field(pattern=r"^[0-9]{4}(_[0-9]{2}){5}_[a-z0-9_]+$")
     """YYYY_MM_DD_HH_MM_SS_<game>."""
@@ -483,6 +477,21 @@ class StopChunk(Command):
         return (self.stage, self.attempt)
 
 
+class JoinChunk(Command):
+    """Start this host's part of a launch: from node 0's trainer to that of each other host of the chunk."""
+
+    name: ClassVar[str] = "join"
+    service: ClassVar[Service] = "trainer"
+    plan: ChunkPlan
+    launch: int = Field(ge=1)
+    node_rank: int = Field(ge=1)
+    """The host it is for; its subject ends with it."""
+
+    def id_parts(self) -> tuple[object, ...]:
+        """Stage, attempt, launch, host."""
+        return (self.plan.stage, self.plan.attempt, self.launch, self.node_rank)
+
+
 class ChunkEvent(Event):
     """An event about one chunk."""
 
@@ -518,6 +527,36 @@ class ChunkStarted(ChunkEvent):
         return (self.stage, self.attempt, self.launch)
 
 
+class NodeEvent(ChunkEvent):
+    """An event about another host's part of a launch; node 0's is `chunk_started` and `chunk_done`."""
+
+    launch: int
+    node_rank: int
+    host: str
+    launcher_pid: int
+    """Of that host's torchrun agent; 0 where none was started."""
+
+    def id_parts(self) -> tuple[object, ...]:
+        """Stage, attempt, launch, host."""
+        return (self.stage, self.attempt, self.launch, self.node_rank)
+
+
+class NodeJoined(NodeEvent):
+    """A host has started its part of a launch."""
+
+    name: ClassVar[str] = "node_joined"
+
+
+class NodeLost(NodeEvent):
+    """A host's part of a launch ended before the launch did."""
+
+    name: ClassVar[str] = "node_lost"
+    exit_code: int | None
+    death: Literal["oom", "killed", "failed", "peer"]
+    """Why, as far as that host can tell: `peer` is that the connection to another host was lost."""
+    stderr_tail: str = ""
+
+
 class LauncherKilled(Event):
     """A training launcher that should not have been alive was ended."""
 
@@ -525,7 +564,7 @@ class LauncherKilled(Event):
     pid: int
     command_line: str
     why: str
-    started_at: float
+    started_at: Annotated[float, Field(allow_inf_nan=False)]
     """Unix seconds; tells a reused pid apart."""
 
     def id_parts(self) -> tuple[object, ...]:
@@ -562,6 +601,11 @@ class ChunkDone(ChunkEvent):
     timing: dict[str, float] = {}
     """Unix times `first_update_begin`, `last_update_end`; durations `checkpoint`, `visualization`, in s."""
     stderr_tail: str = ""
+
+    @property
+    def group_lives_on(self) -> bool:
+        """Whether a warm group waits for the next plan."""
+        return self.reason == "completed" and self.exit_code is None
 
 
 # --- evidence ---------------------------------------------------------------------------------------------
@@ -603,7 +647,9 @@ class AlertRaised(Event):
 
     name: ClassVar[str] = "alert_raised"
     channel: str
-    """progress, history, checkpoint, visualization, gpu, ...; or checkpoints_empty, checkpoints_stale."""
+    """progress, history, checkpoint, visualization, gpu, ...; or checkpoints_empty, checkpoints_stale,
+    dead_letters_<service>.
+    """
     silence_sec: float
     """0, as the limit, where it is not silence that is reported."""
     limit_sec: float
@@ -961,6 +1007,8 @@ class Heartbeat(Telemetry):
     service: Service
     pid: int
     host: str
+    node_rank: int = 0
+    """Which host of a chunk that spans several a trainer is."""
     working_on: list[str]
     """Ids of commands in work."""
 
@@ -985,6 +1033,8 @@ MESSAGES: dict[tuple[str, str], type[Message]] = {
 WRITERS: dict[str, Service] = {
     "chunk_started": "trainer",
     "chunk_done": "trainer",
+    "node_joined": "trainer",
+    "node_lost": "trainer",
     "launcher_killed": "trainer",
     "gpu_evidence": "monitor",
     "artifact_evidence": "monitor",
@@ -998,7 +1048,8 @@ WRITERS: dict[str, Service] = {
 def subject(message: Message) -> str:
     """The NATS subject a message is published on."""
     if isinstance(message, Command):
-        return f"worldloop.{message.run_id}.command.{message.service}.{message.name}"
+        host = f".{message.node_rank}" if isinstance(message, JoinChunk) else ""
+        return f"worldloop.{message.run_id}.command.{message.service}.{message.name}{host}"
     return f"worldloop.{message.run_id}.{message.kind}.{message.name}"
 
 
@@ -1012,7 +1063,8 @@ def message_class(on_subject: str) -> type[Message] | None:
     parts = on_subject.split(".")
     if len(parts) < 4 or parts[0] != "worldloop":
         return None
-    return MESSAGES.get((parts[2], ".".join(parts[3:])))
+    name = parts[3:-1] if parts[2] == "command" and parts[-1].isdecimal() else parts[3:]  # less the host
+    return MESSAGES.get((parts[2], ".".join(name)))
 
 
 def as_document(message: Message) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from shared.wandb_rows import STEP, Row
 
 Format = Literal["csv", "json"]
 Suffix = Literal["gate", "latest"]
+MOST_JSON_BYTES = 128 << 20
+"""Of a history in JSON: ten times that in memory."""
 FORMATS: tuple[Format, ...] = ("csv", "json")
 
 
@@ -38,6 +40,25 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 yield {name: _value(cell) for name, cell in cells.items() if isinstance(name, str) and cell}
         except csv.Error as error:
             raise BundleError(f"{path}: the history cannot be read: {error}") from error
+
+
+def json_rows(path: Path) -> list[Row]:
+    """The rows of a history in JSON: a list of objects, which has to be read as a whole.
+
+    Raises:
+        BundleError: It cannot be read, is too large for that, or is no list of rows.
+    """
+    try:
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise BundleError(
+                f"{path}: {size >> 20} MB of JSON are too much to read as a whole: give the history as CSV"
+            )
+        rows = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: the history cannot be read: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BundleError(f"{path}: no history: it is no list of rows")
+    return rows
 
 
 def number(row: Row, name: str) -> float | None:

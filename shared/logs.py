@@ -25,6 +25,10 @@ CONTEXT = ("run_id", "stage", "attempt")
 """Keys every line has; null where there is none."""
 
 
+NOISE = ("returning true from eof_received() has no effect when using ssl",)
+"""What asyncio says each time a TLS connection of nats-py ends, and what nobody can do anything about."""
+
+
 class _Files:
     """A structlog processor that copies each line as JSON into the files it belongs to."""
 
@@ -71,6 +75,8 @@ class _Forward(logging.Handler):
     """Takes what libraries log with `logging` into structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg in NOISE:
+            return
         structlog.get_logger().log(
             record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
         )

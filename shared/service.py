@@ -34,6 +34,7 @@ import structlog
 
 from shared import logs
 from shared.bundle import Bundle
+from shared.bus.identity import shown
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.protocol import Bus, Consumer, Delivery
 from shared.bus.wire import Envelope, dead
@@ -55,8 +56,9 @@ from shared.settings import Settings
 
 MAX_DELIVERIES = 5
 """Deliveries after which a message is a dead letter."""
-ACK_WAIT_SEC = 10.0
-"""Silence after which the server gives a message to the next process of the service."""
+ACK_WAIT_SEC = 4.0
+"""Silence after which the server gives a message to the next process of the service. Short, so that recovery
+begins within 5 s of a death."""
 FIRST_BACKOFF_SEC = 0.2
 """Delay after the first failure of a handler; four times as long after each further one."""
 
@@ -191,6 +193,8 @@ class App(Generic[D]):
     working_on: Callable[[], list[str]] = field(default=list)
     """Ids of commands in work, besides those in handlers and jobs."""
     jobs: Jobs | None = None
+    node_rank: int = 0
+    """Which host of several this is, of a service that runs on several."""
 
 
 async def serve(app: App[D], bus: Bus, settings: Settings) -> None:
@@ -214,7 +218,11 @@ async def serve(app: App[D], bus: Bus, settings: Settings) -> None:
             await app.jobs.cancel()
 
 
-def run(service: Service, bootstrap: Callable[[Bus, Settings], Awaitable[App[Any]]]) -> None:
+def run(
+    service: Service,
+    bootstrap: Callable[[Bus, Settings], Awaitable[App[Any]]],
+    settings: Settings | None = None,
+) -> None:
     """`main()` of every service: logging, connection, signals, `serve`.
 
     Waits for a NATS server that is not there yet. SIGTERM and SIGINT end it cleanly with exit code 0; what it
@@ -223,8 +231,9 @@ def run(service: Service, bootstrap: Callable[[Bus, Settings], Awaitable[App[Any
     Args:
         service: Name of the service.
         bootstrap: Wires the service once the bus is connected.
+        settings: Of this process; none reads them from the environment.
     """
-    settings = Settings()
+    settings = Settings() if settings is None else settings
     logs.configure(service, settings)
     try:
         code = asyncio.run(_main(service, bootstrap, settings))
@@ -266,7 +275,15 @@ async def _connect_and_serve(
             "not set, so there is no NATS server to connect to",
             "Start the embedded stack with `worldloop up`, or set it to your server's address",
         )
-    bus = await JetStreamBus.connect(settings.nats_url, source=service, wait_sec=None)
+    log.info("connecting", url=shown(settings.nats_url))
+    bus = await JetStreamBus.connect(
+        settings.nats_url,
+        source=service,
+        wait_sec=None,
+        key=settings.nats_key,
+        ca=settings.nats_ca,
+        replicas=settings.nats_replicas,
+    )
     try:
         app = await bootstrap(bus, settings)
         log.info("started", pid=os.getpid())
@@ -297,10 +314,13 @@ class _Runtime(Generic[D]):
         app, wanted = self._app, [cls for cls in MESSAGES.values() if self._handler(cls) is not None]
         events = tuple(sorted(cls.name for cls in wanted if issubclass(cls, Event)))
         consumers = []
+        host = app.node_rank
         if any(issubclass(cls, Command) for cls in wanted):
-            consumers.append(Consumer(app.service, "command", ack_wait_sec=ACK_WAIT_SEC))
+            consumers.append(Consumer(app.service, "command", ack_wait_sec=ACK_WAIT_SEC, node_rank=host))
         if events:
-            consumers.append(Consumer(app.service, "event", events, ack_wait_sec=ACK_WAIT_SEC))
+            consumers.append(
+                Consumer(app.service, "event", events, ack_wait_sec=ACK_WAIT_SEC, node_rank=host)
+            )
         return consumers
 
     async def consume(self, consumer: Consumer) -> None:
@@ -310,7 +330,12 @@ class _Runtime(Generic[D]):
                 await self._settle(delivery)
 
     async def heartbeats(self) -> None:
-        """Say regularly that this process lives and what it works on."""
+        """Say regularly that this process lives and what it works on.
+
+        While it is connected, a file in the state directory is touched as well, for health checks: its age is
+        how long ago all this was true.
+        """
+        alive = self._settings.state_dir / f"{self._app.service}.alive"
         while True:
             jobs = self._app.jobs.running if self._app.jobs is not None else []
             working = list(dict.fromkeys((*self._handling, *jobs, *self._app.working_on())))
@@ -321,9 +346,13 @@ class _Runtime(Generic[D]):
                         service=self._app.service,
                         pid=os.getpid(),
                         host=socket.gethostname(),
+                        node_rank=self._app.node_rank,
                         working_on=[key for key in working if _run_of(key) == run_id],
                     )
                 )
+            if self._bus.connected:
+                with contextlib.suppress(OSError):  # then the health check fails, as it should
+                    alive.touch()
             await asyncio.sleep(self._settings.heartbeat_sec)
 
     def _handler(self, cls: type[Message]) -> Handler[Any, D] | None:
@@ -376,10 +405,11 @@ class _Runtime(Generic[D]):
             await delivery.nak(delay_sec)
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
-        log.error("a message is a dead letter", subject=delivery.subject, reason=reason)
         envelope = Envelope(delivery.subject, delivery.data, delivery.headers)
-        await self._bus.dead_letter(dead(envelope, self._app.service, reason, delivery.deliveries))
-        await delivery.term(reason)
+        letter = dead(envelope, self._app.service, reason, delivery.deliveries)
+        log.error("a message is a dead letter", subject=delivery.subject, reason=letter.reason)
+        await self._bus.dead_letter(letter)
+        await delivery.term(letter.reason)
 
 
 def _run_of(key: str) -> str:

@@ -16,9 +16,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WORLDLOOP_", frozen=True, extra="ignore")
 
     nats_url: str | None = None
-    """Existing server; none means the embedded stack."""
+    """Existing server, or several of a cluster separated by commas; none means the embedded stack."""
+    nats_key: Path | None = None
+    """Key file `<user>.nk` by which the server knows this process; none for a server that asks for no key."""
+    nats_ca: Path | None = None
+    """Certificates that vouch for a server at `tls://`; none takes the system's."""
+    nats_replicas: Annotated[int, Field(ge=1, le=5)] | None = None
+    """Servers of a cluster that keep each stream, 3 for one of three; none leaves streams as they are."""
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    """Which host of a chunk that spans several this trainer is; 0 takes the plans and reports."""
     output_root: Path | None = None
     """Where this process finds bundles; none takes the bundle's own path from the run."""
+    data_dir: Path | None = None
+    """Where this process finds recordings, by file name; none takes the recording's own path from the run."""
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=lambda: platformdirs.user_state_path("worldloop", appauthor=False)
     )
@@ -36,6 +46,6 @@ class Settings(BaseSettings):
     page_port: Annotated[int, Field(ge=0, le=65535)] = 8765
     """The next free one is taken if it is not; 0 takes any."""
     page_token: str | None = Field(default=None, repr=False)
-    """Asked of whoever wants a run paused, resumed, stopped or retuned on the page; none asks for nothing."""
+    """Asked of whoever opens the live page, to read as well as to act; none asks for nothing."""
     heartbeat_sec: float = 2.0
     log_level: str = "info"

@@ -96,6 +96,10 @@ class _Geometry(BaseModel):
                 yield row, frame, x, self.top + row * (self.height * self.scale + self.gap)
 
 
+MOST_PIXELS = 1 << 26
+"""Of a sheet: larger ones than can be drawn of frames that models take."""
+
+
 def write_sheet(path: Path, originals: Pixels, generated: Pixels) -> None:
     """Write a sheet; readers never see a part of it.
 
@@ -157,7 +161,9 @@ def read_sheet(path: Path) -> Sheet:
         BundleError: The file is missing, broken, or no sheet; the text names it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:  # what it is called by, not what it may pretend
+            if image.width * image.height > MOST_PIXELS:
+                raise BundleError(f"{path}: no sheet: {image.width} x {image.height} pixels are too many")
             text = getattr(image, "text", {}).get(CHUNK)
             pixels = np.asarray(image.convert("RGB"))
         geometry = _Geometry.model_validate_json(text) if text is not None else None
@@ -166,6 +172,7 @@ def read_sheet(path: Path) -> Sheet:
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
     ) as error:  # Pillow on a broken PNG
         raise BundleError(f"{path}: the sheet cannot be read: {error}") from error
     if geometry is None:

@@ -23,6 +23,8 @@ from shared.errors import BundleError
 from shared.wandb_rows import FIELDS, STEP, Heads, Odd, Row, body, cut_row, put
 
 BLOCK = 32 * 1024
+MOST_PARTS = 2048
+"""Blocks that a record may go over: W&B's own have a few thousand bytes."""
 FILE_HEADER, FRAGMENT_HEADER = struct.Struct("<4sHB"), struct.Struct("<IHB")
 IDENT, MAGIC, VERSION = b":W&B", 0xBEE1, 0
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
@@ -176,7 +178,7 @@ class _Messages:
             from wandb.proto import wandb_internal_pb2 as wandb
         except ImportError as error:
             raise BundleError(
-                ".wandb files cannot be read without wandb: pip install 'worldloop[trainer]'"
+                ".wandb files cannot be read without wandb: pip install 'worldloop[reporter]'"
             ) from error
         self._error, self._record = DecodeError, wandb.Record
         numbers = {
@@ -251,6 +253,8 @@ def _records(stream: BinaryIO) -> Iterator[bytes]:
                 raise _Damage(f"the fragment at byte {offset} does not go on from the one before")
             start = offset if not parts else start
             parts.append(data)
+            if len(parts) > MOST_PARTS:
+                raise _Damage(f"the record at byte {start} has no end in {MOST_PARTS * BLOCK >> 20} MB")
             if kind == LAST:
                 yield b"".join(parts)
                 parts = []

@@ -6,13 +6,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from services import nats_server as program
+from services.keys import directory as key_directory
 
 settings.register_profile("worldloop", deadline=None)  # no test asserts a wall-clock time
 settings.load_profile("worldloop")
@@ -21,7 +23,13 @@ settings.load_profile("worldloop")
 @pytest.fixture(autouse=True)
 def own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's state, cache or environment."""
-    for name in ("WORLDLOOP_NATS_URL", "WORLDLOOP_OUTPUT_ROOT", "RUN_BUNDLE_ROOT"):
+    for name in (
+        "WORLDLOOP_NATS_URL",
+        "WORLDLOOP_NATS_KEY",
+        "WORLDLOOP_NATS_CA",
+        "WORLDLOOP_OUTPUT_ROOT",
+        "RUN_BUNDLE_ROOT",
+    ):
         monkeypatch.delenv(name, raising=False)
     directory = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("WORLDLOOP_STATE_DIR", str(directory / "state"))
@@ -29,16 +37,29 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("WORLDLOOP_NOTIFY_FILE", str(directory / "notify.yaml"))
 
 
+def write_keys(directory: Path, *hosts: str, tls: bool = True) -> tuple[str, ...]:
+    """Keys, and TLS, in `keys` of a server's directory; returns what its configuration has to include."""
+    keys = directory / "keys"
+    key_directory.make_users(keys)
+    if not tls:
+        return (f"keys/{key_directory.AUTH}",)
+    key_directory.make_certificates(keys, hosts, datetime.now(UTC))
+    names = {"cert_file": key_directory.SERVER, "key_file": key_directory.SERVER_KEY}
+    files = "\n".join(f'  {name}: "{keys / file}"' for name, file in names.items())
+    (directory / "tls.conf").write_text(f'tls {{\n{files}\n  handshake_first: "1s"\n}}\n')
+    return (f"keys/{key_directory.AUTH}", "tls.conf")
+
+
 class NatsServer:
     """A nats-server of its own on a free loopback port, that can be killed and started again."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, program.free_port()
+    def __init__(self, directory: Path, include: Sequence[str] = ()) -> None:
+        self.directory, self.port, self._include = directory, program.free_port(), include
         self.url = f"nats://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        config = program.configure(self.directory, self.port)
+        config = program.configure(self.directory, self.port, self._include)
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen([program.find(), "-c", config], stdout=log, stderr=log)
         for _ in range(500):
@@ -56,6 +77,11 @@ class NatsServer:
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
+
+    def reload(self) -> None:
+        """Make it read its configuration again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
 
 @pytest.fixture(scope="session")

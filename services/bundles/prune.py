@@ -40,7 +40,7 @@ def keep_last(run: Run) -> int:
     if run.state.spec is None:
         return Policy().keep_last
     try:
-        return Policy.model_validate(run.state.spec.policy.get("trainer", {})).keep_last
+        return Policy.recorded(run.state.spec.policy.get("trainer", {})).keep_last
     except ValueError as error:
         raise BundleError(f"{run.run_id}: its policy cannot be used: {error}") from None
 

@@ -6,11 +6,12 @@ one that a move left, or one that `seal` wrote.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from services.bundles.core import named
 from services.bundles.core.manifest import Fault, Manifest, missing_or_changed, parse, to_bytes
@@ -142,7 +143,7 @@ def _checkpoint(root: Path, directory: Path) -> Iterator[Fault]:
     if MANIFEST not in sizes:
         return
     try:
-        files = json.loads((directory / MANIFEST).read_bytes())["files"]
+        files = from_json((directory / MANIFEST).read_bytes())["files"]
         expected = {str(name): str(entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield Fault(f"{path}/{MANIFEST}", f"is damaged: {error!r}")

@@ -11,17 +11,19 @@ from datetime import datetime
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from services.bundles import listing, move, prune, verify
+from services.bundles.core.manifest import printable
 from services.bundles.core.move_report import names
 from services.bundles.run import Run, check_over, read_run
 from services.commands import connection, places
+from services.commands.terminal.output import CleanConsole, say, say_json
 from services.commands.terminal.text import STYLES, duration
 from shared.bus.protocol import Recorded
 from shared.errors import UsageError
 from shared.events import RUN_ID
+from shared.home import expanded
 
 SHOWN = "%Y_%m_%d_%H_%M_%S"
 
@@ -36,20 +38,20 @@ def list_bundles(*, root: Path, now: datetime, as_json: bool) -> int:
         if run.bundle is not None
     ]
     if as_json:
-        _print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+        say_json(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
         return 0
     if not rows:
-        _print(f"no bundles under {root}")
+        say(f"no bundles under {root}")
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("run", "status", "size", "stages", "newest checkpoint", "last event"):
         table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row, now))
-    Console().print(table)
+    CleanConsole().print(table)
     for row in rows:
         if row.problem is not None:
-            _print(row.problem)
+            say(row.problem)
     return 0
 
 
@@ -78,37 +80,37 @@ def verify_bundle(argument: str | None, *, root: Path, seal: bool, now: datetime
     if as_json:
         faults = [fault._asdict() for fault in found.faults]
         document = asdict(found) | {"faults": faults, "ok": not faults, "path": str(bundle), "sealed": sealed}
-        _print(json.dumps(document, indent=2))
+        say_json(json.dumps(document, indent=2))
         return 1 if faults else 0
     for fault in found.faults:
-        _print(f"{fault.path}: {fault.problem}")
+        say(f"{printable(fault.path)}: {fault.problem}")
     against = (
         f"{found.checksums} files as in {found.manifest}, {found.unlisted} came later"
         if found.manifest is not None
         else "no manifest of the other files (--seal writes one)"
     )
     looked = f"{found.events} events, {found.checkpoints} checkpoints; {against}"
-    _print(f"{bundle}: {f'{len(found.faults)} faults' if found.faults else 'whole'}: {looked}")
+    say(f"{bundle}: {f'{len(found.faults)} faults' if found.faults else 'whole'}: {looked}")
     if sealed is not None:
-        _print(f"sealed: {bundle / sealed}")
+        say(f"sealed: {bundle / sealed}")
     elif seal:
-        _print("not sealed: what is wrong would be held to be right")
+        say("not sealed: what is wrong would be held to be right")
     return 1 if found.faults else 0
 
 
 def move_bundle(argument: str, to: Path, *, root: Path, now: datetime) -> int:
     """Move a bundle, or go on with a move that was cut."""
-    source = (root / argument if RUN_ID.fullmatch(argument) else Path(argument)).expanduser().absolute()
-    target = move.target_of(source, to.expanduser().absolute())
+    source = (root / argument if RUN_ID.fullmatch(argument) else expanded(argument)).absolute()
+    target = move.target_of(source, expanded(to).absolute())
     run_id = source.name
     if source.exists() or not move.unfinished(source, target):
         run_id = _over(source).run_id
     moved = move.move(source, target, run_id=run_id, stamp=f"{now:{SHOWN}}")
     report, manifest = (target / "docs" / "action" / name for name in names(moved.stamp))
-    _print(f"{moved.run_id} {moved.way} to {moved.target}: {moved.files} files, {size(moved.size)}, verified")
+    say(f"{moved.run_id} {moved.way} to {moved.target}: {moved.files} files, {size(moved.size)}, verified")
     for path in moved.dangling:
-        _print(f"{path}: a link that leads nowhere from there")
-    _print(f"{report}\n{manifest}")
+        say(f"{printable(path)}: a link that leads nowhere from there")
+    say(f"{report}\n{manifest}")
     return 0
 
 
@@ -137,9 +139,9 @@ def prune_bundle(
             "deleted": agreed,
             "removals": [asdict(each) for each in found],
         }
-        _print(json.dumps(document, indent=2))
+        say_json(json.dumps(document, indent=2))
     elif agreed and found:
-        _print("deleted")
+        say("deleted")
     if dry_run or agreed or not found or terminal:
         return 0
     sys.stderr.write("nothing was deleted: there is no terminal to ask at; say --yes\n")
@@ -148,9 +150,9 @@ def prune_bundle(
 
 def _say(found: Sequence[prune.Removal], keep: int) -> None:
     for each in found:
-        _print(f"{size(each.size):>9}  {each.path}  ({each.why})")
+        say(f"{size(each.size):>9}  {printable(each.path)}  ({each.why})")
     freed = size(sum(each.size for each in found))
-    _print(
+    say(
         f"{len(found)} to delete, frees {freed}; the newest {keep} of each stage and what is referred to stay"
     )
 
@@ -191,7 +193,3 @@ def _known(*run_ids: str) -> list[list[Recorded]]:
             return [await bus.events(run_id) if bus is not None else [] for run_id in run_ids]
 
     return asyncio.run(ask())
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.commands.found import Found, newest_of
+from services.commands.checkpoints.found import Found, newest_of
 from shared.datasets.mapping import open_frames
 from shared.datasets.names import GAMES
 from shared.errors import CheckpointError, DatasetError

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from services import stack, stack_state
+from services.keys.permissions import OPERATOR
 from shared import logs
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.protocol import Bus
@@ -16,17 +19,33 @@ LOOK_SEC = 2.0
 """How long to look for a server whose absence is no error."""
 
 
-def server_url(nats_url: str | None, settings: Settings) -> str | None:
-    """`--nats-url`, WORLDLOOP_NATS_URL, else the embedded stack's server if that is up."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A NATS server, and how to get in."""
+
+    url: str
+    key: Path | None
+    ca: Path | None = None
+
+
+def server(nats_url: str | None, settings: Settings) -> Server | None:
+    """`--nats-url` or WORLDLOOP_NATS_URL with the settings' keys, else the embedded stack's if that is up."""
     if named := nats_url or settings.nats_url:
-        return named
+        return Server(named, settings.nats_key, settings.nats_ca)
     running = stack_state.state(settings)
-    return running.url if running is not None and running.alive else None
+    if running is None or not running.alive:
+        return None
+    return Server(running.url, stack_state.key_file(settings, OPERATOR))
 
 
-async def _open(url: str, *, wait_sec: float = 5.0) -> JetStreamBus:
+def is_embedded(nats_url: str | None) -> bool:
+    """Whether commands reach the embedded stack, whose services see the same files; true if none is up."""
+    return not (nats_url or Settings().nats_url)
+
+
+async def _open(found: Server, *, wait_sec: float = 5.0) -> JetStreamBus:
     logs.configure("cli", Settings())  # to stderr: stdout is the command's own
-    return await JetStreamBus.connect(url, wait_sec=wait_sec)
+    return await JetStreamBus.connect(found.url, wait_sec=wait_sec, key=found.key, ca=found.ca)
 
 
 @contextlib.asynccontextmanager
@@ -36,10 +55,10 @@ async def connect(nats_url: str | None) -> AsyncIterator[Bus]:
     Raises:
         BusError: There is none.
     """
-    url = server_url(nats_url, Settings())
-    if url is None:
+    found = server(nats_url, Settings())
+    if found is None:
         raise BusError("no server: start the embedded stack with `worldloop up`, or give --nats-url")
-    bus = await _open(url)
+    bus = await _open(found)
     try:
         yield bus
     finally:
@@ -54,12 +73,12 @@ async def connect_if_up(nats_url: str | None) -> AsyncIterator[Bus | None]:
         BusError: The named server is not there.
     """
     settings = Settings()
-    url = server_url(nats_url, settings)
+    found = server(nats_url, settings)
     named = nats_url or settings.nats_url
     bus: JetStreamBus | None = None
-    if url is not None:
+    if found is not None:
         try:
-            bus = await _open(url, wait_sec=LOOK_SEC)
+            bus = await _open(found, wait_sec=LOOK_SEC)
         except BusError:
             if named:
                 raise
@@ -80,7 +99,7 @@ def start_stack_if_needed(nats_url: str | None) -> stack_state.StackState | None
         BusError: The stack, or a service of it, does not come up; names its log. What was started is ended.
     """
     settings = Settings()
-    if server_url(nats_url, settings) is not None:
+    if server(nats_url, settings) is not None:
         return None
     try:
         started = stack.up(settings)

@@ -6,12 +6,12 @@ What they did is said on stdout, with `--json` as one object; progress and warni
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from services.commands.bar import BYTES, COUNT, SHARE, bar
+from services.commands.terminal.output import say, say_json, warn
 from shared.datasets.download import download
 from shared.datasets.hub import DATASETS, MODELS, Repository
 from shared.datasets.ingest import ingest
@@ -86,7 +86,7 @@ def ingest_video(
             progress=progress,
         )
     for damage in done.damage:
-        sys.stderr.write(f"worldloop: {video}: {damage}\n")
+        warn(f"worldloop: {video}: {damage}")
     line = (
         f"{done.path}: {done.frames} frames of {done.size}x{done.size} at {done.fps:g} per second, from "
         f"{done.source_size}, {done.fingerprint}"
@@ -148,8 +148,10 @@ def inspect_file(path: Path, *, sheet: Path | None, draw: bool, as_json: bool) -
 
 
 def _say(lines: list[str], found: dict[str, Any], as_json: bool) -> None:
-    text = json.dumps(found, indent=2, default=str) if as_json else "\n".join(lines)
-    sys.stdout.write(text + "\n")
+    if as_json:
+        say_json(json.dumps(found, indent=2, default=str))
+    else:
+        say("\n".join(lines))
 
 
 def _shown(value: object) -> str:

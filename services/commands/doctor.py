@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from services import nats_server, stack_state
 from services.commands.machine import Nvml, nvml, torch_version, usable_gpus
+from services.commands.terminal.output import CleanConsole, say_json
+from shared.bus.identity import shown
 from shared.datasets.names import GAMES, dataset_path
 from shared.errors import ConfigurationError
 from shared.settings import Settings
@@ -75,7 +76,7 @@ def doctor(*, root: Path, data: Path, as_json: bool) -> int:
             "gpus": [asdict(gpu) for gpu in graphics.gpus],
             "usable_gpus": usable_gpus(),
         }
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        say_json(json.dumps(report, indent=2))
     else:
         _show(findings, able)
     return 0 if all(ability.works for ability in able if ability.command == "worldloop train") else 1
@@ -201,7 +202,7 @@ def _disk(root: Path) -> Finding:
 
 def _stack(settings: Settings) -> Finding:
     if settings.nats_url:
-        return Finding("stack", "ok", f"server {settings.nats_url} (WORLDLOOP_NATS_URL)")
+        return Finding("stack", "ok", f"server {shown(settings.nats_url)} (WORLDLOOP_NATS_URL)")
     running = stack_state.state(settings)
     if running is None or not running.alive:
         return Finding("stack", "ok", "not running; `worldloop train` starts it")
@@ -213,7 +214,7 @@ def _stack(settings: Settings) -> Finding:
 
 
 def _show(findings: list[Finding], able: list[Ability]) -> None:
-    console = Console()
+    console = CleanConsole()
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         detail = f"{finding.detail}. {finding.cure}" if finding.cure else finding.detail

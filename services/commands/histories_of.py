@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,9 +10,11 @@ from pathlib import Path
 from services.commands import places
 from services.commands.history import stage_of, wandb_or_csv
 from services.commands.places import EVENTS_FILE
+from services.commands.terminal.output import warn
 from services.diagnosis import layout
 from shared.errors import BundleError
 from shared.events import RUN_ID, STAGES, Stage
+from shared.home import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def bundle_or_foreign(argument: str | None, root: Path, only: Stage | None) -> P
     """
     if argument is None or RUN_ID.fullmatch(argument):
         return places.bundle_found(argument, root)
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if not path.exists():
         raise BundleError(f"{path}: there is no such file or directory, and it is no run id")
     return path if (path / EVENTS_FILE).is_file() else _foreign(path, only)
@@ -60,7 +61,8 @@ def _foreign(path: Path, only: Stage | None) -> Foreign:
     if not found:
         why = "; ".join(problems) or "neither *.wandb, nor *history*.csv|json here or in Logs/"
         raise BundleError(f"{path}: no history of {only or 'any stage'}: {why}")
-    sys.stderr.writelines(f"left aside: {problem}\n" for problem in problems)
+    for problem in problems:
+        warn(f"left aside: {problem}")
     ordered: dict[Stage, list[Path]] = {stage: found[stage] for stage in STAGES if stage in found}
     name = results.path.name if results is not None else path.resolve().name
     if name == "wandb":

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.commands import places
 from services.commands.places import EVENTS_FILE
+from services.commands.terminal.output import say, say_json, warn
 from services.diagnosis import histories, layout
 from shared.bundle import Bundle
 from shared.errors import BundleError, UsageError
 from shared.events import RUN_ID, STAGES, Stage
 from shared.history_export import FORMATS, Format, csv_rows, export_path, number, write_exports
+from shared.home import expanded
 from shared.wandb_file import WandbFile
 from shared.wandb_rows import STEP, Row
 
@@ -75,12 +76,12 @@ def export(
         for each in paths.values():
             written.append({"stage": name, "file": str(each), "rows": count})
             if not as_json:
-                sys.stdout.write(f"{each}  {count} rows\n")
+                say(f"{each}  {count} rows")
         for piece in pieces:
             if piece.wandb is not None and piece.wandb.damage is not None:
-                sys.stderr.write(f"{piece.path}: {piece.wandb.damage}; the rows before it are exported\n")
+                warn(f"{piece.path}: {piece.wandb.damage}; the rows before it are exported")
     if as_json:
-        sys.stdout.write(json.dumps({"exports": written}, indent=2) + "\n")
+        say_json(json.dumps({"exports": written}, indent=2))
     return 0
 
 
@@ -111,7 +112,7 @@ def _place(argument: str | None, root: Path) -> tuple[Path, Path]:
     if argument is None or RUN_ID.fullmatch(argument):
         path = places.bundle_found(argument, root)
     else:
-        path = Path(argument).expanduser()
+        path = expanded(argument)
         if not path.exists():
             raise BundleError(f"{path}: there is no such file or directory, and it is no run id")
     return path, Bundle(path if (path / EVENTS_FILE).is_file() else Path(), "").logs
@@ -137,7 +138,8 @@ def _find(path: Path, only: Stage | None) -> dict[Stage, list[Piece]]:
                 found[stage].append(_piece(each))
         if problems and not any(found.values()):
             raise BundleError("; ".join(problems))
-        sys.stderr.writelines(f"left aside: {problem}\n" for problem in problems)
+        for problem in problems:
+            warn(f"left aside: {problem}")
     if not any(found.values()):
         raise BundleError(
             f"{path}: no history of {only or 'any stage'}: neither a bundle's Logs/history/ nor *.wandb of it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from services.commands.configuration.resolve import Resolution, assignments, combine
 from services.commands.infer_view import lines_of_comparison, lines_of_test
-from services.commands.resolve import Resolution, assignments, combine
 from services.commands.schema import Setting
-from services.commands.start import DATA
+from services.commands.terminal.output import say, say_json
+from services.commands.training.start import DATA
 from shared.datasets.names import dataset_path
 from shared.errors import UsageError, WorldloopError
 from shared.events import STAGES, InferenceDone, Stage
@@ -237,8 +237,10 @@ def _paths(files: Any) -> dict[str, str | None]:
 
 
 def _print(found: Mapping[str, Any], lines: Iterator[str], *, as_json: bool) -> None:
-    text = json.dumps(found, indent=2) if as_json else "\n".join(lines)
-    sys.stdout.write(text + "\n")
+    if as_json:
+        say_json(json.dumps(found, indent=2))
+    else:
+        say("\n".join(lines))
 
 
 def _busy(what: str) -> AbstractContextManager[object]:

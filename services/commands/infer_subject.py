@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.commands.config_files import Tree, file_settings, find_configs, flatten
-from services.commands.found import Found, checkpoints_of, newest_of, newest_whole, run_directory
-from services.commands.given import FLAGS
+from services.commands.checkpoints.found import Found, checkpoints_of, newest_of, newest_whole, run_directory
+from services.commands.checkpoints.given import FLAGS
+from services.commands.configuration.files import file_settings, find_configs, recorded_settings
 from services.commands.places import EVENTS_FILE
 from services.commands.schema import Setting
 from services.gatekeeper.core.fold import fold
@@ -27,6 +27,7 @@ from shared.bus.journal import read_journal
 from shared.config import TrainingConfig
 from shared.errors import BundleError, CheckpointError, UsageError
 from shared.events import RUN_ID, STAGES, Stage
+from shared.home import expanded
 from shared.worldmodel.checkpoints import Checkpoint, load_checkpoint
 
 RESULTS = Path("inference_results")
@@ -94,7 +95,7 @@ def find_subject(
     bundle = run.parent.parent
     if (bundle / EVENTS_FILE).is_file():
         return _ours(Bundle(bundle, run.name), own, out)
-    place = Path(argument).expanduser() if argument is not None else run
+    place = expanded(argument) if argument is not None else run
     return _foreign(
         str(run), newest_of(run, [stage for stage in STAGES if stage not in own]), own, place, out
     )
@@ -138,12 +139,11 @@ def _ours(bundle: Bundle, given: Mapping[Stage, Checkpoint], out: Path | None) -
         if stage not in given
     }
     rest = newest_of(bundle.results, [stage for stage in STAGES if stage not in {*given, *selected}])
-    recorded = {**state.spec.configuration, "policy": state.spec.policy}
     return Subject(
         name=state.run_id,
         checkpoints={**rest.checkpoints, **selected, **given},
         missing=_reasons(rest),
-        settings=flatten(Tree, recorded, (), origin="recorded", shown="the run's own record", prefix=""),
+        settings=recorded_settings(state.spec),
         out=out or bundle.inference_results,
     )
 
@@ -153,7 +153,7 @@ def _loose(argument: str, given: Mapping[Stage, Checkpoint], root: Path, out: Pa
     if RUN_ID.fullmatch(argument):
         raise BundleError(f"{argument}: no run of that id with checkpoints under {root}")
     found = checkpoints_of(argument, root, unsaid=UNSAID)
-    return _foreign(argument, found, given, Path(argument).expanduser(), out)
+    return _foreign(argument, found, given, expanded(argument), out)
 
 
 def _foreign(

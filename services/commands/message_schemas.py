@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from services.bundles.listing import BundleRow
-from services.commands.watch_view import RunSeen
+from services.commands.watching.seen import RunSeen
 from services.diagnosis.core.model import Diagnosis, Gate
 from services.reporter.core.page.model import Page
 from services.schemas import glossary, models
@@ -40,7 +40,7 @@ def schema(name: str | None, *, into: Path | None, as_json: bool) -> int:
     if into is not None:
         for path, text in published(OUTPUTS, version("worldloop")).items():
             write_atomic(into / path, text)
-        typer.echo(f"{into / 'asyncapi.json'}, {into / 'events.md'}, messages/ and outputs/ beside them")
+        typer.echo(f"{into / 'asyncapi.json'}, {into / 'events.md'} and outputs/ beside them")
         return 0
     if name is None:
         if as_json:

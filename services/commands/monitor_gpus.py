@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from rich.console import Console
 from rich.text import Text
 
+from services.commands.terminal.output import CleanConsole, say_json
 from services.monitor.config import Policy
 from services.monitor.core.gpu import Activity, GpuReading, Sample, activity
 from services.monitor.gpus import Gpus, Nvml
@@ -136,13 +135,13 @@ def _print_json(
         },
         "problem": problem,
     }
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    say_json(json.dumps(report, indent=2))
 
 
 def _print(
     readings: list[GpuReading], people: dict[int, GpuProcess], found: Activity, why: str, problem: str | None
 ) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = CleanConsole(soft_wrap=True, highlight=False)
     for gpu in readings:
         console.print(Text(_line(gpu)))
         for each in gpu.instances:

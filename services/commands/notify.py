@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from services.commands.terminal.output import say
 from services.reporter import notify_file
 from services.reporter.core.notices import TOLD, trial
 from services.reporter.notify_services import AppriseRecipient, recipients
@@ -75,7 +76,7 @@ def test(*, as_json: bool) -> int:
         typer.echo(json.dumps({"file": str(path), "services": rows}, indent=2))
     else:
         for row in rows:
-            typer.echo(f"{row['name']}  {row['service']}  {row['problem'] or 'sent'}")
+            say(f"{row['name']}  {row['service']}  {row['problem'] or 'sent'}")
     return 0 if all(problem is None for problem in problems) else 1
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from services.commands.configuration.files import display, find_configs
+from services.commands.configuration.yaml_file import read_mapping
 from shared.bundle import Bundle
 from shared.errors import BundleError
 from shared.events import RUN_ID
+from shared.home import expanded
 
 EVENTS_FILE = Bundle(Path(), "").events
 
@@ -28,13 +31,25 @@ class RunRef:
 def output_root(flag: Path | None, configured: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     """Where bundles go: `--output-root`, WORLDLOOP_OUTPUT_ROOT, training.yaml, ./runs; absolute."""
     named = flag or environ.get("WORLDLOOP_OUTPUT_ROOT") or configured or "runs"
-    return Path(named).expanduser().absolute()
+    return expanded(named).absolute()
+
+
+def root(flag: Path | None) -> Path:
+    """Where commands that look at runs find bundles: where `train` with the same files would put them.
+
+    Raises:
+        ConfigurationError: training.yaml cannot be read.
+    """
+    configs = find_configs(None, beside_theirs=True)
+    file = configs / "training.yaml"
+    configured = read_mapping(file, display(file)).get("output_root")
+    return output_root(flag, configured if isinstance(configured, str) else None)
 
 
 def bundle_of(run_id: str, root: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """The bundle of a new run: RUN_BUNDLE_ROOT is the bundle itself, else it lies under the output root."""
     given = environ.get("RUN_BUNDLE_ROOT")
-    return Path(given).expanduser().absolute() if given else root / run_id
+    return expanded(given).absolute() if given else root / run_id
 
 
 def run_ids(now: datetime) -> Iterator[str]:
@@ -74,7 +89,7 @@ def find_run(argument: str, root: Path) -> RunRef:
     Raises:
         BundleError: It is neither.
     """
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if RUN_ID.fullmatch(argument):
         bundle = root / argument
         return RunRef(argument, bundle if bundle.is_dir() else None)

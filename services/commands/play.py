@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from rich.console import Console
 
+from services.commands.terminal.output import say, say_json
 from services.inference.play.config import PlayConfig
 from shared.config import Device
 from shared.errors import UsageError
@@ -69,13 +69,15 @@ def play(options: PlayOptions, *, only_check: bool, as_json: bool) -> int:
         return check(chosen, as_json=as_json)
     chosen.require()
     assert chosen.dataset is not None
+    settings = Settings()
     config = PlayConfig(
         checkpoints=chosen.checkpoints,
         dataset=chosen.dataset,
         training=chosen.training,
         game=chosen.game or "world",
         run=_name(chosen),
-        cache_dir=Settings().cache_dir,
+        cache_dir=settings.cache_dir,
+        token=settings.page_token or None,
         host=options.host,
         port=options.port,
         fps=options.fps,
@@ -85,9 +87,12 @@ def play(options: PlayOptions, *, only_check: bool, as_json: bool) -> int:
     )
 
     def ready(url: str) -> None:
-        lines = [_document(chosen, url)] if as_json else _lines(chosen, url)
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        if settings.page_token:  # behind `#`, which a browser keeps to itself
+            url += f"#token={quote(settings.page_token, safe='')}"
+        if as_json:
+            say_json(_document(chosen, url))
+        else:
+            say("\n".join(_lines(chosen, url)))
 
     serve(config, ready)
     return 0

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from services.commands.checklist import SELECTORS, Item, Selection, answer
-from services.commands.found import (
+from services.commands.checkpoints.found import (
     Found,
     game_of_run,
     newest_of,
@@ -29,7 +28,8 @@ from services.commands.found import (
     run_directory,
 )
 from services.commands.schema import closest
-from services.commands.start import DATA
+from services.commands.terminal.output import say, say_json
+from services.commands.training.start import DATA
 from shared.config import TrainingConfig
 from shared.datasets.names import GAMES, dataset_path, game_of
 from shared.errors import BundleError, CheckpointError, UsageError
@@ -132,7 +132,10 @@ def choose(what: str | None, root: Path, *, dataset: str | None = None) -> Playa
 
 def check(chosen: Playable, *, as_json: bool) -> int:
     """Print the checklist; 0 when every item could be answered, with yes or no, else 1."""
-    sys.stdout.write((json.dumps(_json(chosen), indent=2) if as_json else _text(chosen)) + "\n")
+    if as_json:
+        say_json(json.dumps(_json(chosen), indent=2))
+    else:
+        say(_text(chosen))
     return 0 if all(item.ok is not None for item in chosen.items) else 1
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from services.commands import places
+from services.commands.terminal.output import say, say_json
 from shared.errors import BundleError, UsageError
 
 
@@ -47,12 +47,10 @@ def report(argument: str | None, *, kinds: Collection[str], root: Path, as_json:
         for each in found
     ]
     if as_json:
-        sys.stdout.write(json.dumps({"bundle": str(bundle), "endings": rows}, indent=2) + "\n")
+        say_json(json.dumps({"bundle": str(bundle), "endings": rows}, indent=2))
     else:
         for each in found:
-            sys.stdout.write(f"{each.story.run_id} {each.outcome.status}: {each.outcome.reason}\n")
+            say(f"{each.story.run_id} {each.outcome.status}: {each.outcome.reason}")
             for one in each.reports:
-                sys.stdout.write(
-                    f"  {one.kind:14} {bundle / one.path if one.path else f'failed: {one.error}'}\n"
-                )
+                say(f"  {one.kind:14} {bundle / one.path if one.path else f'failed: {one.error}'}")
     return 1 if any(one.path is None for each in found for one in each.reports) else 0

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from services.commands import places
 from services.reporter import git_evidence
+from services.reporter.bundled import newest
 from services.reporter.config import Policy
-from services.reporter.core.endings import endings
 from services.reporter.core.git.evidence import Evidence
 from services.reporter.core.git.question import Mode, Question, question
 from services.reporter.core.git.report import report
 from services.reporter.git.audit import audit
 from services.reporter.kinds import Request
-from shared.bundle import Bundle, write_atomic
-from shared.bus.journal import read_journal
+from shared.bundle import write_atomic
 from shared.errors import BundleError, UsageError
+from shared.home import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,7 @@ def _request(options: GitOptions) -> Request | None:
         if options.run is not None:
             raise
         raise UsageError(f"no run under {options.root}: name one, or a game with --game") from None
-    told = endings(read_journal(Bundle(root, "").events))
-    if not told:
-        raise BundleError(f"{root}: its events do not say what the run was asked to do")
-    story, outcome = told[-1]
-    return Request(Bundle(root, story.spec.run_name), story, outcome)
+    return newest(root)
 
 
 def _question(options: GitOptions, request: Request | None) -> tuple[Question, Path]:
@@ -90,7 +86,7 @@ def _question(options: GitOptions, request: Request | None) -> tuple[Question, P
         year, mode = policy.history_audit_year, policy.history_audit_mode
     year = year if options.year is None else options.year
     asked = question(options.game or game, year, options.mode or mode)
-    return asked, options.repository.expanduser() if options.repository is not None else repository
+    return asked, expanded(options.repository) if options.repository is not None else repository
 
 
 def _write(options: GitOptions, own: Request | None, asked: Question, evidence: Evidence) -> Path | None:

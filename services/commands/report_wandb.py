@@ -10,17 +10,15 @@ from pathlib import Path
 
 from services.commands import places
 from services.commands.histories_of import Foreign, bundle_or_foreign
+from services.reporter.bundled import newest
 from services.reporter.config import WandbSource
-from services.reporter.core.endings import endings
 from services.reporter.core.wandb.comparison import by_stage, comparison, comparison_document
 from services.reporter.core.wandb.history import StageHistory
-from services.reporter.kinds import Request
 from services.reporter.wandb import bundle as ours
 from services.reporter.wandb import foreign
 from services.reporter.wandb.plots import draw_comparison
 from services.reporter.wandb_analysis import NAME, write_analysis, write_wandb
 from shared.bundle import Bundle, write_atomic
-from shared.bus.journal import read_journal
 from shared.errors import BundleError, UsageError
 from shared.events import Stage
 
@@ -60,7 +58,7 @@ def wandb(
             path = (out or Path("docs/action")) / f"{NAME}-{found.stamp}.md"
             write_analysis(path, found.name, asked, foreign.histories(found.files, asked), in_bundle=False)
         else:
-            path = found / write_wandb(_request(found), source)
+            path = found / write_wandb(newest(found), source)
     except OSError as error:
         raise BundleError(f"{error.filename or found}: {error.strerror}") from error
     if as_json:
@@ -137,17 +135,8 @@ def _histories(found: Path | Foreign) -> list[StageHistory]:
     """Histories from local files: a comparison of what is here asks no server."""
     if isinstance(found, Foreign):
         return foreign.histories(found.files, "local_only")
-    request = _request(found)
+    request = newest(found)
     return ours.histories(request.bundle, request.story, "local_only", again=True)
-
-
-def _request(root: Path) -> Request:
-    """The run's newest ending, or where it is."""
-    told = endings(read_journal(Bundle(root, "").events))
-    if not told:
-        raise BundleError(f"{root}: its events do not say what the run was asked to do")
-    story, outcome = told[-1]
-    return Request(Bundle(root, story.spec.run_name), story, outcome)
 
 
 def _name(found: Path | Foreign) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from services.commands import connection, places, render
-from services.commands.follow import request_id
+from services.commands import connection, places
+from services.commands.configuration.resolve import assignments
 from services.commands.places import RunRef
-from services.commands.resolve import assignments
 from services.commands.schema import Setting
-from services.commands.terminal.text import clean
+from services.commands.terminal.output import say, say_json
+from services.commands.watching import render
+from services.commands.watching.follow import request_id
 from shared.bus.journal import read_journal, to_line
 from shared.bus.protocol import Bus, Recorded
 from shared.config import KNOBS
@@ -73,16 +73,16 @@ async def events(
     argument: str | None, *, nats_url: str | None, root: Path, follow_on: bool, as_json: bool
 ) -> int:
     """Print a run's events, with `follow_on` also those to come."""
-    show: Callable[[Recorded], str | None] = to_line if as_json else _line
+    show = _print_json if as_json else _print_line
     if follow_on:
         async with connection.connect(nats_url) as bus:
             run = await locate(argument, bus, root)
             async for recorded in bus.follow(("event",), run.run_id):
-                _print_some(show(recorded))
+                show(recorded)
     async with connection.connect_if_up(nats_url) as found:
         run = await locate(argument, found, root)
         for recorded in await past(run, found):
-            _print_some(show(recorded))
+            show(recorded)
     return 0
 
 
@@ -169,7 +169,7 @@ async def _wish(
             ) from None
     if refusal is not None:
         raise UsageError(f"{run.run_id}: refused: {refusal}")
-    _print(f"{run.run_id} {then}")
+    say(f"{run.run_id} {then}")
     return 0
 
 
@@ -184,16 +184,10 @@ async def _taken(bus: Bus, command: OperatorCommand, after: int) -> str | None:
     return None
 
 
-def _line(recorded: Recorded) -> str | None:
-    text = render.line(recorded)
-    return clean(text) if text is not None else None
+def _print_json(recorded: Recorded) -> None:
+    say_json(to_line(recorded))
 
 
-def _print_some(text: str | None) -> None:
-    if text is not None:
-        _print(text)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def _print_line(recorded: Recorded) -> None:
+    if (text := render.line(recorded)) is not None:
+        say(text)

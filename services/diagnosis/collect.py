@@ -76,9 +76,7 @@ def _bundle(root: Path, thresholds: Thresholds, only: Stage | None) -> RunEviden
     used = thresholds
     if run.spec is not None and not thresholds.own:
         try:
-            used = Thresholds(
-                Policy.model_validate(run.spec.policy.get("gatekeeper")), "the run's own policy"
-            )
+            used = Thresholds(Policy.recorded(run.spec.policy.get("gatekeeper")), "the run's own policy")
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])

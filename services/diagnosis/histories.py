@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from services.monitor.core.history import (
 from services.monitor.files import read_history
 from shared.errors import BundleError
 from shared.events import STAGES, Stage
+from shared.history_export import json_rows
 from shared.wandb_file import WandbFile
 
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> History:
     if path.suffix == ".wandb":
         history = _wandb(path)
     elif path.suffix in HISTORY_SUFFIXES:
-        columns = _json(path) if path.suffix == ".json" else _csv(path)
+        columns = _columns(path, json_rows(path)) if path.suffix == ".json" else _csv(path)
         history = History(path, columns, _stage(path.name, columns))
     else:
         raise BundleError(f"{path}: no history: .csv, .json and .wandb files can be read")
@@ -78,16 +78,6 @@ def _csv(path: Path) -> dict[str, Column]:
         raise BundleError(f"{path}: the history cannot be read: {error}") from error
     _check_names(path, names)
     return read_history(path)
-
-
-def _json(path: Path) -> dict[str, Column]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: the history cannot be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BundleError(f"{path}: no history: it is no list of rows")
-    return _columns(path, rows)
 
 
 def _wandb(path: Path) -> History:

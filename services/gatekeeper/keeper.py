@@ -44,6 +44,8 @@ class Keeper:
         self._bus, self._clock, self._tick_sec = bus, clock, tick_sec
         self._timers = Timers()
         self._published: set[str] = set()
+        self._settled: dict[str, tuple[RunState, bool]] = {}
+        """Run -> its state, and whether others were before it, when nothing more was to be said about it."""
         self._unreadable: set[str] = set()
         """Runs with an event that could not be folded: nothing is decided about them."""
         self._caught_up = False
@@ -70,7 +72,7 @@ class Keeper:
 
     async def listen(self) -> None:
         """Note which commands services are working on, for ever."""
-        async with contextlib.aclosing(self._bus.follow(("telemetry",))) as readings:
+        async with contextlib.aclosing(self._bus.follow(("telemetry",), names=(Heartbeat.name,))) as readings:
             async for recorded in readings:
                 if isinstance(recorded.message, Heartbeat):
                     self._timers.hold_back(recorded.message.working_on)
@@ -127,8 +129,10 @@ class Keeper:
             await self._append(event)
 
     async def _evaluate(self) -> None:
-        for state, _ in list(self._queue()):
-            await self._settle(state.run_id)
+        for state, ahead in list(self._queue()):
+            known, behind = self._settled.get(state.run_id, (None, False))
+            if known is not state or behind is not bool(ahead):  # else the answer would be the same
+                await self._settle(state.run_id)
 
     def _queue(self) -> Iterator[tuple[RunState, list[str]]]:
         """The unfinished runs in order, each with those before it; one that is ending waits for none."""
@@ -157,6 +161,7 @@ class Keeper:
             if command.id not in self._published:
                 await self._bus.publish(command)
                 self._published.add(command.id)
+        self._settled[run_id] = (state, bool(ahead))
 
     async def _append(self, event: Event) -> None:
         """Append, and wait until the event, or the one that came before it, was read back."""
@@ -199,7 +204,7 @@ class Keeper:
 
     async def _catch_up(self) -> None:
         """Fold what the log has beyond what was read: of all runs, or the queue would be out of date."""
-        for recorded in await self._bus.events(after=self._followed):
+        async for recorded in self._bus.past(after=self._followed):
             if recorded.sequence > self._run(recorded.message.run_id).sequence:
                 self._take(recorded)
 

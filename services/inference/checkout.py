@@ -17,6 +17,7 @@ from services.inference.config import Policy
 from services.inference.core.asked import arguments
 from services.inference.core.clips import Layout
 from services.inference.core.markers import Said, read
+from shared import safe_yaml
 from shared.bundle import Bundle
 from shared.checkout import INFERENCE_CONFIG, INFERENCE_SCRIPT
 from shared.config import InferenceConfig, RunConfig
@@ -59,9 +60,9 @@ def run_checkout(
         Cancelled: Nobody waits any more; the script is ended.
     """
     assert spec.checkout is not None
-    policy = Policy.model_validate(spec.policy.get("inference", {}))
-    settings = InferenceConfig.model_validate(command.settings)
-    training = RunConfig.model_validate(spec.configuration).training
+    policy = Policy.recorded(spec.policy.get("inference", {}))
+    settings = InferenceConfig.recorded(command.settings)
+    training = RunConfig.recorded(spec.configuration).training
     recording = Path(training.dataset)
     dataset = FramesDataset.configured(
         recording, training, cache_dir=cache_dir, frame_size=training.frame_size
@@ -76,7 +77,7 @@ def run_checkout(
             frames=len(dataset.frames),
             keys=_keys(place / INFERENCE_CONFIG),
         )
-        code, printed = script.run(spec.checkout, asked, place, log, policy, cancelled)
+        code, printed = script.run(spec.checkout, asked, place, bundle, log, policy, cancelled)
         if code:
             raise WorldloopError(
                 f"{INFERENCE_SCRIPT} ended with exit code {code}: {script.last_line(printed)} "
@@ -158,7 +159,7 @@ def _reported(
 
 def _keys(path: Path) -> set[str]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = safe_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise WorldloopError(f"{INFERENCE_CONFIG} of the checkout cannot be read: {error}") from None
     return set(content) if isinstance(content, dict) else set()

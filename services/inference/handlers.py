@@ -24,6 +24,8 @@ class Deps:
     cache_dir: Path
     """Where compressed recordings are unpacked."""
     now: Callable[[], datetime]
+    data_dir: Path | None = None
+    """Where this process finds recordings; none: under the path that the run names."""
 
 
 async def evaluate_inference(command: EvaluateInference, deps: Deps) -> list[Message]:
@@ -41,6 +43,7 @@ async def evaluate_inference(command: EvaluateInference, deps: Deps) -> list[Mes
             spec,
             bundle,
             cache_dir=deps.cache_dir,
+            data_dir=deps.data_dir,
             now=deps.now(),
             cancelled=given_up.is_set,
         )

@@ -17,6 +17,7 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
         runs=Runs(bus, settings),
         cache_dir=settings.cache_dir,
         now=lambda: datetime.now(UTC),
+        data_dir=settings.data_dir,
     )
     return App(service="inference", deps=deps, handlers=HANDLERS)
 

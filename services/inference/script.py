@@ -19,6 +19,7 @@ import psutil
 
 from services.inference.config import Policy
 from services.inference.world import Cancelled
+from shared.bundle import Bundle
 from shared.checkout import INFERENCE_CONFIG, INFERENCE_SCRIPT
 from shared.errors import WorldloopError
 from shared.events import CheckoutSpec
@@ -58,6 +59,7 @@ def run(
     checkout: CheckoutSpec,
     arguments: list[str],
     place: Path,
+    bundle: Bundle,
     log: Path,
     policy: Policy,
     cancelled: Callable[[], bool],
@@ -68,6 +70,7 @@ def run(
         checkout: Where the script is, and its interpreter.
         arguments: Its overrides.
         place: The directory of links.
+        bundle: Of the run it is for.
         log: Where all that it prints goes.
         policy: How long it may take, and be silent.
         cancelled: Whether to give up, asked often.
@@ -81,6 +84,7 @@ def run(
     """
     environment = os.environ | {
         MARK: str(place),
+        "RUN_BUNDLE_ROOT": str(bundle.root.absolute()),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",  # silence means that nothing happens
         "PYTHONDONTWRITEBYTECODE": "1",

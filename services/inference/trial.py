@@ -19,7 +19,8 @@ from services.inference.world import Cancelled, World
 from shared.bundle import Bundle
 from shared.config import InferenceConfig, RunConfig
 from shared.datasets.frames import FramesDataset
-from shared.errors import WorldloopError
+from shared.datasets.names import found_in
+from shared.errors import BundleError, WorldloopError
 from shared.events import EvaluateInference, InferenceDone, RunSpec
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ def run_trial(
     cache_dir: Path,
     now: datetime,
     cancelled: Callable[[], bool],
+    data_dir: Path | None = None,
 ) -> InferenceDone:
     """Run the test and say what came of it; whatever goes wrong becomes the answer's `problem`.
 
@@ -43,6 +45,7 @@ def run_trial(
         cache_dir: Where compressed recordings are unpacked.
         now: Goes into the picture's name.
         cancelled: Whether to give up, asked often.
+        data_dir: Where recordings lie; none: under the path that the run names.
 
     Raises:
         Cancelled: It was.
@@ -50,7 +53,9 @@ def run_trial(
     began = time.monotonic()
     fields: dict[str, Any]
     try:
-        fields = _measure(command, spec, bundle, cache_dir=cache_dir, now=now, cancelled=cancelled)
+        fields = _measure(
+            command, spec, bundle, cache_dir=cache_dir, data_dir=data_dir, now=now, cancelled=cancelled
+        )
     except Cancelled:
         raise
     except WorldloopError as error:
@@ -79,18 +84,24 @@ def _measure(
     bundle: Bundle,
     *,
     cache_dir: Path,
+    data_dir: Path | None,
     now: datetime,
     cancelled: Callable[[], bool],
 ) -> dict[str, Any]:
+    if (gone := bundle.gone()) is not None:
+        raise BundleError(gone)
     if spec.checkout is not None and spec.checkout.inference == "checkout":
         return run_checkout(command, spec, bundle, cache_dir=cache_dir, cancelled=cancelled)
-    settings = InferenceConfig.model_validate(command.settings)
-    training = RunConfig.model_validate(spec.configuration).training
-    policy = Policy.model_validate(spec.policy.get("inference", {}))
+    settings = InferenceConfig.recorded(command.settings)
+    training = RunConfig.recorded(spec.configuration).training
+    policy = Policy.recorded(spec.policy.get("inference", {}))
     directories = {stage: bundle.resolve(path) for stage, path in command.checkpoints.items()}
     world = World.load(directories, settings.device, cancelled)
     dataset = FramesDataset.configured(
-        Path(training.dataset), training, cache_dir=cache_dir, frame_size=world.frame_size
+        found_in(data_dir, Path(training.dataset)),
+        training,
+        cache_dir=cache_dir,
+        frame_size=world.frame_size,
     )
     found = evaluate(world, dataset, settings, policy, trained_on=world.held_out_from(dataset))
     files = write_artifacts(

@@ -24,6 +24,8 @@ class SilenceLimits(Config):
     """A newer picture sheet."""
     gpu: Seconds = 60.0
     """Readings of the GPUs, on CUDA where NVML is there."""
+    node: Seconds = 60.0
+    """Heartbeats of the trainer on another host of the chunk."""
 
 
 class Policy(Config):

@@ -11,9 +11,6 @@ from shared.errors import BundleError
 from shared.events import ArtifactEvidence, ChunkDone, GpuEvidence, HistoryStats, VisualNumbers
 from shared.sheets import read_sheet, sheet_step
 
-CLOCK_SLACK_SEC = 1.0
-"""File times are coarser than event times."""
-
 
 def gpu_evidence(
     done: ChunkDone, chunk: Chunk | None, bundle: Bundle, policy: Policy, *, ended: float, problem: str | None
@@ -47,7 +44,7 @@ def gpu_evidence(
 def artifact_evidence(done: ChunkDone, chunk: Chunk | None, bundle: Bundle) -> ArtifactEvidence:
     """Measurements on history and newest sheet; what cannot be measured is a problem, not an error."""
     stats, history_problem = _history(done, chunk, bundle)
-    numbers, visual_problem = _visual(done, chunk, bundle)
+    numbers, visual_problem = _visual(done, bundle)
     return ArtifactEvidence(
         run_id=done.run_id,
         stage=done.stage,
@@ -76,24 +73,23 @@ def _history(done: ChunkDone, chunk: Chunk | None, bundle: Bundle) -> tuple[Hist
     return stats, None
 
 
-def _visual(done: ChunkDone, chunk: Chunk | None, bundle: Bundle) -> tuple[VisualNumbers | None, str | None]:
+def _visual(done: ChunkDone, bundle: Bundle) -> tuple[VisualNumbers | None, str | None]:
     if done.visualization is None:
         return None, "the chunk left no visualization"
     try:
         path = bundle.resolve(done.visualization)
-        step, written = sheet_step(path), changed(path)
-        if step is None or written is None:
+        step = sheet_step(path)
+        if step is None or changed(path) is None:
             return None, f"{path}: " + ("its name has no step" if step is None else "there is no such sheet")
         pictures = read_sheet(path)
     except BundleError as error:
         return None, str(error)
-    fresh = step > done.start_step and (chunk is None or written >= chunk.started - CLOCK_SLACK_SEC)
     found = visual.numbers(
         done.stage,
         pictures.originals,
         pictures.generated,
         sheet=done.visualization,
         step=step,
-        fresh=fresh,
+        fresh=step > done.start_step,  # older ones were moved aside; file times go by a clock that may step
     )
     return found, None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import os
+from array import array
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pydantic import ValidationError
 
 from services.monitor.core.checkpoints import FILES, Look, empty_problem
@@ -15,7 +17,6 @@ from services.monitor.core.history import COLUMNS, REQUIRED, Column
 from shared.bundle import checkpoint_directories
 from shared.errors import BundleError
 
-ROWS_AT_ONCE = 200_000
 WRITING_SEC = 10.0
 """A checkpoint whose files changed so recently may still be being written; ours appear whole."""
 
@@ -28,39 +29,46 @@ def read_history(path: Path) -> dict[str, Column]:
     Raises:
         BundleError: The file is missing, empty, no table, or lacks a required column; the text names it.
     """
-    parts: list[pd.DataFrame] = []
     try:
-        with pd.read_csv(
-            path,
-            usecols=lambda name: name in COLUMNS,
-            chunksize=ROWS_AT_ONCE,
-            encoding_errors="replace",
-            low_memory=False,
-            keep_default_na=False,
-            na_values=[""],
-        ) as reader:
-            parts.extend(reader)
+        table, rows = _table(path)
         torn = _ends_torn(path)
     except FileNotFoundError:
         raise BundleError(f"{path}: there is no history file") from None
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+    except (OSError, csv.Error) as error:
         raise BundleError(f"{path}: the history cannot be read: {error}") from error
-    table = pd.concat(parts, ignore_index=True)
     for name in REQUIRED:
         if name not in table:
             raise BundleError(f"{path}: the history lacks the column {name!r}")
-    if torn:
-        table = table.iloc[:-1]
-    if table.empty:
+    rows -= torn
+    if rows <= 0:
         raise BundleError(f"{path}: the history has no rows")
-    return {str(name): _numbers(table[name]) for name in table}
+    return {name: np.array(values[:rows], dtype=np.float64) for name, values in table.items()}
 
 
-def _numbers(column: pd.Series) -> Column:
-    values: Column = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, copy=True)
-    if not pd.api.types.is_numeric_dtype(column):
-        values[column.astype(str).str.strip().str.lower().isin(("nan", "-nan")) & column.notna()] = np.inf
-    return values
+def _table(path: Path) -> tuple[dict[str, array[float]], int]:
+    """The known columns as far as they go, and how many rows there are."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        header = next(filter(None, reader), [])
+        places = {name: header.index(name) for name in COLUMNS if name in header}
+        table = {name: array("d") for name in places}
+        rows = 0
+        for row in filter(None, reader):
+            if len(row) > len(header):
+                raise csv.Error(f"line {reader.line_num} has {len(row)} cells, the first one {len(header)}")
+            rows += 1
+            for name, place in places.items():
+                table[name].append(_number(row[place]) if place < len(row) else math.nan)
+    return table, rows
+
+
+def _number(cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    # Python takes 1_000 for a number, which nobody else does
+    return math.nan if "_" in cell else math.inf if math.isnan(value) else value
 
 
 def _ends_torn(path: Path) -> bool:

@@ -25,8 +25,12 @@ from shared.service import Handler
 async def chunk_started(message: ChunkStarted, deps: Deps) -> list[Message]:
     """Open the chunk's window: GPUs are read and channels watched from now on."""
     record = await deps.bus.last_event(message.run_id, message.name)
-    known = record is not None and record.message.id == message.id
-    deps.chunks.fold(message, record.time.timestamp() if record is not None and known else deps.clock())
+    if record is None:
+        deps.chunks.fold(message, deps.clock())
+    elif record.message.id == message.id:
+        deps.chunks.fold(message, record.time.timestamp())
+    else:  # it comes late: the log has what came after it, perhaps its end
+        deps.chunks.fold_all(await deps.bus.events(message.run_id))
     deps.wake.set()
     return []
 

@@ -9,6 +9,7 @@ import structlog
 from services.monitor.core.chunks import Chunks
 from services.monitor.gpus import Nvml
 from services.monitor.handlers import HANDLERS
+from services.monitor.letters import watch_dead_letters
 from services.monitor.watch import Deps, watch_freshness, watch_gpus, watch_progress
 from shared.bus.protocol import Bus
 from shared.service import App, Runs, run
@@ -22,10 +23,13 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
     gpus = Nvml()
     if gpus.problem is not None:
         log.info("no GPUs to read", problem=gpus.problem)
+    chunks = Chunks()
+    async for record in bus.past():
+        chunks.take(record)
     deps = Deps(
         bus=bus,
         runs=Runs(bus, settings),
-        chunks=Chunks().fold_all(await bus.events()),
+        chunks=chunks,
         gpus=gpus,
         clock=time.time,
         since=time.time(),
@@ -38,6 +42,7 @@ async def bootstrap(bus: Bus, settings: Settings) -> App[Deps]:
             lambda: watch_gpus(deps),
             lambda: watch_progress(deps),
             lambda: watch_freshness(deps),
+            lambda: watch_dead_letters(deps),
         ],
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from pydantic import ValidationError
 
 from services.monitor.config import Policy
 from services.monitor.core.checkpoints import trouble_alerts, troubles
@@ -17,14 +18,16 @@ from services.monitor.core.gpu import Sample, next_pause
 from services.monitor.files import append_sample, changed, look_at_checkpoints, newest_checkpoint
 from services.monitor.gpus import Gpus
 from shared.bus.protocol import Bus
-from shared.config import StageConfig
-from shared.errors import GpuError
-from shared.events import GpuSample, TrainProgress
+from shared.config import MOST_NODES, StageConfig
+from shared.errors import BundleError, GpuError, Retry
+from shared.events import GpuSample, Heartbeat, TrainProgress
 from shared.service import Runs
 from shared.sheets import newest_sheet
 
 CHECK_SEC = 2.0
 """Between two looks at the channels."""
+MOST_NOTED = 1000
+"""Chunks and hosts whose news are kept before strangers' are dropped."""
 
 TOLD = {"index", "utilization", "memory_bytes", "memory_total_bytes", "pids", "problem"}
 """What telemetry carries of a reading."""
@@ -46,13 +49,17 @@ class Deps:
     """When this process began to watch."""
     progress: dict[Key, tuple[int, float]] = field(default_factory=dict)
     """Chunk -> its newest step, and when that was told."""
+    nodes: dict[int, float] = field(default_factory=dict)
+    """Node rank -> when the trainer there was heard."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """A chunk began: read the GPUs now."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unwatched: dict[Key, str] = field(default_factory=dict)
+    """Chunk -> why it cannot be looked at, as was said in the log."""
 
     async def policy(self, run_id: str) -> Policy:
         """The run's policy for this service."""
-        return Policy.model_validate((await self.runs.spec(run_id)).policy.get("monitor", {}))
+        return Policy.recorded((await self.runs.spec(run_id)).policy.get("monitor", {}))
 
 
 async def read_gpus(deps: Deps, chunk: Chunk) -> None:
@@ -75,10 +82,11 @@ async def watch_gpus(deps: Deps) -> None:
     while True:
         pause: float | None = None
         for chunk in [chunk for chunk in deps.chunks.running() if chunk.first.device == "cuda"]:
-            await read_gpus(deps, chunk)
-            interval = (await deps.policy(chunk.first.run_id)).monitor_interval_sec
-            wanted = next_pause(deps.clock() - chunk.launched, interval)
-            pause = wanted if pause is None else min(pause, wanted)
+            with _spared(deps, chunk):
+                await read_gpus(deps, chunk)
+                interval = (await deps.policy(chunk.first.run_id)).monitor_interval_sec
+                wanted = next_pause(deps.clock() - chunk.launched, interval)
+                pause = wanted if pause is None else min(pause, wanted)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await deps.wake.wait()
@@ -86,13 +94,15 @@ async def watch_gpus(deps: Deps) -> None:
 
 
 async def watch_progress(deps: Deps) -> None:
-    """Note when chunks told of a new step; for ever."""
-    async for record in deps.bus.follow(("telemetry",)):
+    """Note when chunks told of a new step, and when trainers were heard; for ever."""
+    async for record in deps.bus.follow(("telemetry",), names=(TrainProgress.name, Heartbeat.name)):
         message = record.message
         if isinstance(message, TrainProgress):
             key = (message.run_id, message.stage, message.attempt)
             if message.step != deps.progress.get(key, (None, 0.0))[0]:
                 deps.progress[key] = (message.step, deps.clock())
+        elif isinstance(message, Heartbeat) and message.service == "trainer":
+            deps.nodes[message.node_rank] = deps.clock()
 
 
 async def watch_freshness(deps: Deps) -> None:
@@ -104,17 +114,46 @@ async def watch_freshness(deps: Deps) -> None:
 
 async def check_freshness(deps: Deps) -> None:
     """Look at all channels of the running chunks once."""
-    for chunk in deps.chunks.running():
-        run_id = chunk.first.run_id
-        limits = (await deps.policy(run_id)).silence_sec.model_dump()
-        silent = alerts(chunk, await _last_signs(deps, chunk), limits, deps.clock())
-        for alert in [*silent, *trouble_alerts(chunk, await _troubles(deps, chunk))]:
-            await deps.bus.publish(alert)
-            deps.chunks.fold(alert, deps.clock())
-            log.warning(
-                "alert", run_id=run_id, stage=alert.stage, attempt=alert.attempt, channel=alert.channel,
-                detail=alert.detail,
-            )  # fmt: skip
+    running = deps.chunks.running()
+    _forget_strangers(deps, running)
+    for chunk in running:
+        with _spared(deps, chunk):
+            await _check(deps, chunk)
+
+
+async def _check(deps: Deps, chunk: Chunk) -> None:
+    limits = (await deps.policy(chunk.first.run_id)).silence_sec.model_dump()
+    signs = await _last_signs(deps, chunk)
+    hosts = {f"node_{rank}": deps.nodes.get(rank) for rank in range(1, chunk.nnodes)}
+    limits |= dict.fromkeys(hosts, limits["node"])
+    silent = alerts(chunk, signs | hosts, limits, deps.clock())
+    for alert in [*silent, *trouble_alerts(chunk, await _troubles(deps, chunk))]:
+        await deps.bus.publish(alert)
+        deps.chunks.fold(alert, deps.clock())
+        log.warning(
+            "alert", run_id=alert.run_id, stage=alert.stage, attempt=alert.attempt, channel=alert.channel,
+            detail=alert.detail,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _spared(deps: Deps, chunk: Chunk) -> Iterator[None]:
+    """A chunk that nobody can look at, of a run unknown or unusable, leaves the others watched; said once."""
+    try:
+        yield
+    except (Retry, BundleError, ValidationError, OSError) as error:
+        if deps.unwatched.get(chunk.key) != str(error):
+            run_id, stage, attempt = chunk.key
+            deps.unwatched[chunk.key] = str(error)
+            log.warning("not watched", run_id=run_id, stage=stage, attempt=attempt, problem=str(error))
+
+
+def _forget_strangers(deps: Deps, running: Sequence[Chunk]) -> None:
+    """Telemetry may name chunks and hosts that never were: those are not remembered without bound."""
+    if len(deps.progress) + len(deps.nodes) > MOST_NOTED:
+        known = {chunk.key for chunk in running}
+        deps.progress = {key: told for key, told in deps.progress.items() if key in known}
+        deps.nodes = {rank: heard for rank, heard in deps.nodes.items() if rank <= MOST_NODES}
 
 
 async def _last_signs(deps: Deps, chunk: Chunk) -> dict[str, float | None]:
@@ -140,7 +179,7 @@ async def _troubles(deps: Deps, chunk: Chunk) -> dict[str, str]:
         look_at_checkpoints(bundle.checkpoints(plan.stage), deps.clock()),
         start=plan.start_step,
         step=step,
-        interval=StageConfig.model_validate(plan.parameters).log_interval,
+        interval=StageConfig.recorded(plan.parameters).log_interval,
     )
 
 

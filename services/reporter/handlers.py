@@ -14,13 +14,17 @@ from services.reporter.core.story import Outcome, tell
 from services.reporter.event_file import append_events, last_sequence
 from services.reporter.exports import write_config, write_gate_export
 from services.reporter.page.static_page import write_page
+from services.reporter.reports import Written
 from services.reporter.reports import write_reports as write
 from shared.bundle import Bundle
 from shared.bus.protocol import Bus, Recorded
 from shared.errors import Retry, WorldloopError
 from shared.events import (
+    ChunkDone,
     Event,
     GateDecided,
+    GateStage,
+    InferenceDone,
     Message,
     ReportWritten,
     RunFinished,
@@ -40,7 +44,9 @@ class Deps:
     bus: Bus
     runs: Runs
     written: dict[str, set[str]] = field(default_factory=dict)
-    """Run -> ids of the events this process put into its file."""
+    """Run -> ids of the events this process put into its file last."""
+    gates: dict[tuple[str, GateStage], str] = field(default_factory=dict)
+    """Run and stage -> id of the newest gate among them."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -58,7 +64,7 @@ async def event(message: Event, deps: Deps) -> list[Message]:
         await _catch_up(message.run_id, bundle, deps)
     if isinstance(message, RunStarted | RunQueued):
         write_config(bundle, message.run_id, message.spec)
-    elif isinstance(message, GateDecided) and message.stage != "inference":
+    elif isinstance(message, GateDecided):
         await _export(message, bundle, deps)
     elif isinstance(message, RunFinished):
         await _keep_page(message, bundle, deps)
@@ -66,15 +72,21 @@ async def event(message: Event, deps: Deps) -> list[Message]:
 
 
 async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
-    """Write the reports of a run's outcome; what was written for it before is not written again."""
+    """Write the reports of a run's outcome; what was answered before, by a reporter that died, is not again.
+
+    It has no time limit of its own: heartbeats say that it is worked on, git and W&B have theirs.
+    """
     bundle = await deps.runs.bundle(message.run_id)
     records = await deps.bus.events(message.run_id)
     story = tell(records)
     if story is None:
         raise Retry(f"the events of run {message.run_id} have no run_started yet")
-    await _catch_up(message.run_id, bundle, deps)
     outcome = Outcome(message.outcome, message.reason, message.degraded)
-    found = await asyncio.to_thread(lambda: list(write(bundle, story, outcome, message.kinds)))
+    if (gone := _gone(bundle, records)) is None:
+        await _catch_up(message.run_id, bundle, deps)
+        found = await asyncio.to_thread(lambda: list(write(bundle, story, outcome, message.kinds)))
+    else:
+        found = [Written(kind, None, gone) for kind in message.kinds]
     answers = [
         ReportWritten(
             run_id=message.run_id,
@@ -89,6 +101,12 @@ async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
     return [answer for answer in answers if not _holds(records, answer)]
 
 
+def _gone(bundle: Bundle, records: list[Recorded]) -> str | None:
+    """Why nothing is written where the bundle should be; none if it is there, or is yet to be made."""
+    worked = any(isinstance(record.message, ChunkDone | InferenceDone) for record in records)
+    return f"the run's bundle is not at {bundle.root}" if worked and not bundle.root.is_dir() else None
+
+
 def _holds(records: list[Recorded], answer: ReportWritten) -> bool:
     return any(record.message.id == answer.id for record in records)
 
@@ -97,11 +115,16 @@ async def _catch_up(run_id: str, bundle: Bundle, deps: Deps) -> None:
     async with deps.writing:
         missing = await deps.bus.events(run_id, after=last_sequence(bundle.events))
         append_events(bundle.events, missing)
-        deps.written.setdefault(run_id, set()).update(record.message.id for record in missing)
+        if missing:
+            deps.written[run_id] = {record.message.id for record in missing}
+        gates = (record.message for record in missing if isinstance(record.message, GateDecided))
+        deps.gates.update({(run_id, gate.stage): gate.id for gate in gates})
 
 
 async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
-    assert gate.stage != "inference"
+    """The history as it counts at a gate; that of a later gate, which is on its way, says all it says."""
+    if gate.stage == "inference" or deps.gates.get((gate.run_id, gate.stage), gate.id) != gate.id:
+        return
     story = tell(await deps.bus.events(gate.run_id))
     if story is None:
         return

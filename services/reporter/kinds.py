@@ -34,7 +34,7 @@ class Request:
     @property
     def policy(self) -> Policy:
         """The reporter's section of the run's policy."""
-        return Policy.model_validate(self.story.spec.policy.get("reporter", {}))
+        return Policy.recorded(self.story.spec.policy.get("reporter", {}))
 
     def path(self, name: str, ending: str = ".md") -> Path:
         """`docs/action/<name>-<stamp><ending>`; the stamp is the decision's: a rebuilt report has it too."""

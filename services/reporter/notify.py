@@ -19,15 +19,18 @@ import structlog
 from services.reporter import notify_file
 from services.reporter.core.notices import WORTH_TELLING, Notice, Place, Told, notice, text, wait_sec
 from services.reporter.notify_services import Recipient, picture_of, recipients
+from shared.bundle import Bundle
 from shared.bus.protocol import Bus, Consumer, Delivery
 from shared.bus.wire import published
-from shared.errors import BusError, ConfigurationError, MessageError, Retry
+from shared.errors import BundleError, BusError, ConfigurationError, MessageError, Retry
 from shared.service import Runs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FORGET_SEC = 7 * 86400.0
 """A service that was taken out of the file loses its place in the log after so long."""
+FINISH_SEC = 5.0
+"""How long an end of the reporter, or a change of the file, waits for the answer to a message on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Teller:
         log.info("telling", services=[each.name for each in told], tell=list(found.tell))
         return [Line(self, each, found.tell).run() for each in told]
 
-    async def _changed(self, seen: tuple[int, int] | None) -> None:
+    async def _changed(self, seen: tuple[int, ...] | None) -> None:
         while _stamp(self.file) == seen:  # noqa: ASYNC110 - a file, so there is nothing to wait for
             await asyncio.sleep(self.pace.look_sec)
 
@@ -144,7 +147,7 @@ class Line:
                         await self._take(incoming.result())
                         incoming = asyncio.ensure_future(anext(deliveries))
                     elif self._due_sec() == 0.0:
-                        await self._send()
+                        await self._send_whole()
             finally:
                 for task in (incoming, keeping):
                     task.cancel()
@@ -179,10 +182,21 @@ class Line:
             place = Place(str(bundle.root) if bundle is not None else None, self._teller.page())
             found = notice(message, records, place)
             if found is not None and found.about in self._tell:
-                picture = bundle.root / found.picture if bundle is not None and found.picture else None
+                picture = _inside(bundle, found.picture)
                 self._held.append(Held(found, time, message.run_id, picture, delivery))
                 return
         await delivery.ack()
+
+    async def _send_whole(self) -> None:
+        """Send, and when this line ends meanwhile wait a little for the answer: it would be told twice."""
+        sending = asyncio.ensure_future(self._send())
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait([sending], timeout=FINISH_SEC)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            raise
 
     async def _send(self) -> None:
         """Send what is held as one message; keep it for later if the service does not take it."""
@@ -225,10 +239,21 @@ class Line:
         return datetime.now(UTC) - time > timedelta(seconds=self._pace.old_sec)
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _inside(bundle: Bundle | None, path: str | None) -> Path | None:
+    """A picture of the bundle; none that a link leads to outside, for it is sent away."""
+    if bundle is None or path is None:
+        return None
+    try:
+        return bundle.resolve(path)
+    except BundleError as error:
+        log.warning("a picture is not sent along", problem=str(error))
+        return None
+
+
+def _stamp(file: Path) -> tuple[int, ...] | None:
     """What changes when the file does; none without it."""
     try:
         found = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return found.st_mtime_ns, found.st_ino, found.st_size

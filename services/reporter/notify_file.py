@@ -6,10 +6,10 @@ import stat
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, SecretStr, StringConstraints, ValidationError
 
 from services.reporter.core.notices import TOLD, Told
+from shared import safe_yaml
 from shared.config import Config
 from shared.errors import ConfigurationError
 
@@ -40,8 +40,8 @@ def read(path: Path) -> NotifyFile | None:
         problem = f"it cannot be read ({type(error).__name__})"
         raise ConfigurationError(str(path), "", problem, "Make it a readable UTF-8 text file") from None
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:  # its own text quotes the line
+        found = safe_yaml.load(text)
+    except Exception as error:  # noqa: BLE001 - values that YAML cannot make have any; its text quotes the line
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         raise ConfigurationError(str(path), "", f"it is no YAML{where}", CURE) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ READ_SEC = 20.0
 service one that is told again and again.
 """
 SEND_SEC = 60.0
-"""How long all requests of one message may take."""
+"""How long all requests of one message are waited for."""
 MAX_PICTURE_BYTES = 4 * 2**20
 
 _sending: ContextVar[bool] = ContextVar("worldloop_notify_sending", default=False)
@@ -58,22 +60,47 @@ class AppriseRecipient:
     """The URL's scheme and nothing else: host, path and query may each be the secret."""
     _plugin: NotifyBase = field(repr=False)
     _secrets: tuple[str, ...] = field(repr=False)
+    _sending: list[threading.Thread] = field(default_factory=list, repr=False)
+    """The thread of the last request: one of its own, so that a service that never answers takes none from
+    others, and none keeps the reporter from ending."""
 
     async def send(self, text: Text, picture: Path | None = None) -> str | None:
         """See `Recipient`."""
+        if any(thread.is_alive() for thread in self._sending):
+            return "its last request has not come to an end"
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str | None] = loop.create_future()
+
+        def work() -> None:
+            problem = self._send(text, picture)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(lambda: None if answer.done() else answer.set_result(problem))
+
+        self._sending[:] = [threading.Thread(target=work, name=f"notify-{self.name}", daemon=True)]
+        self._sending[0].start()
+        try:
+            return await asyncio.wait_for(answer, SEND_SEC)
+        except TimeoutError:
+            return f"no answer within {SEND_SEC:.0f} s"
+
+    def _send(self, text: Text, picture: Path | None) -> str | None:
         import apprise
 
         service = apprise.Apprise(asset=self._plugin.asset)
         service.add(self._plugin)
-        with _hushed():
-            result = await service.async_notify(
-                body=text.body,
-                title=text.title,
-                notify_type=apprise.NotifyType(text.level),
-                body_format=apprise.NotifyFormat.TEXT,
-                attach=[str(picture)] if picture is not None and self._plugin.attachment_support else None,
-                timeout=SEND_SEC,
-            )
+        try:
+            with _hushed():
+                result = service.notify(
+                    body=text.body,
+                    title=text.title,
+                    notify_type=apprise.NotifyType(text.level),
+                    body_format=apprise.NotifyFormat.TEXT,
+                    attach=[str(picture)]
+                    if picture is not None and self._plugin.attachment_support
+                    else None,
+                )
+        except Exception as error:  # noqa: BLE001 - each plugin has its own, and the text is all that matters
+            return f"{type(error).__name__}: {_without(self._secrets, str(error))}"
         if result:
             return None
         said = [entry.message for entry in result.logs()]
@@ -95,8 +122,14 @@ def recipients(file: NotifyFile, path: Path) -> list[AppriseRecipient]:
     except ModuleNotFoundError:
         cure = "pip install 'worldloop[reporter]'"
         raise ConfigurationError(str(path), "", "the package apprise is missing", cure) from None
-    # nothing on the disk, no files or templates behind a URL, and no word of a URL in a log
-    asset = apprise.AppriseAsset(app_id="worldloop", app_desc="worldloop", storage_mode="memory")
+    # nothing on the disk; each request in the thread that makes it, as with a time limit it never is
+    asset = apprise.AppriseAsset(
+        app_id="worldloop",
+        app_desc="worldloop",
+        storage_mode="memory",
+        async_mode=False,
+        service_timeout=0,
+    )
     return [_recipient(name, url.get_secret_value(), path, asset) for name, url in file.urls.items()]
 
 
@@ -134,9 +167,7 @@ def _secrets(url: str) -> tuple[str, ...]:
 
 
 def _without(secrets: Sequence[str], text: str) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+    return re.sub("|".join(map(re.escape, secrets)), "***", text, flags=re.IGNORECASE) if secrets else text
 
 
 @contextlib.contextmanager

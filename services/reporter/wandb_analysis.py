@@ -23,13 +23,13 @@ def write_wandb(request: Request, source: WandbSource | None = None) -> str:
 
     Args:
         request: What is asked for.
-        source: Where the history comes from; none is what the run's policy says.
+        source: Where the history comes from, asked for by hand; none is what the run's policy says.
 
     Returns:
         The report's path, relative to the bundle.
 
     Raises:
-        WorldloopError: `api_only`, and W&B's API has no history.
+        WorldloopError: `api_only` by hand, and W&B's API has no history.
         OSError: The disk refused.
     """
     title = f"{request.story.spec.run_name} (run {request.story.run_id})"
@@ -38,7 +38,8 @@ def write_wandb(request: Request, source: WandbSource | None = None) -> str:
         write_atomic(path, switched_off(title))
         return request.bundle.relative(path)
     asked = source or request.policy.wandb_source
-    histories = ours.histories(request.bundle, request.story, asked, again=request.again)
+    by_hand = source is not None
+    histories = ours.histories(request.bundle, request.story, asked, again=request.again, by_hand=by_hand)
     write_analysis(path, title, asked, histories, in_bundle=True)
     return request.bundle.relative(path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from nats.js.api import StreamConfig
@@ -9,7 +11,7 @@ from nats.js.api import StreamConfig
 from services.schemas import models
 from services.schemas.traffic import PARTIES, consumers, receivers, senders
 from shared.bus import streams
-from shared.events import RUN_ID, SERVICES, Command, Message, schema_urn
+from shared.events import RUN_ID, SERVICES, Command, JoinChunk, Message, schema_urn
 
 _STREAM = {"event": streams.EVENTS, "command": streams.COMMANDS, "telemetry": streams.TELEMETRY}
 _KEPT = ("description", "subjects", "retention", "storage", "discard", "max_msgs", "max_age", "max_bytes")
@@ -42,18 +44,23 @@ def document(version: str) -> dict[str, Any]:
             "embedded": {
                 "host": "127.0.0.1:{port}",
                 "protocol": "nats",
-                "description": "The stack's own server; `worldloop up` prints its address.",
+                "description": (
+                    "The stack's own server; `worldloop up` prints its address. It asks for an nkey: tools "
+                    "that read have `keys/observer.nk` in the state directory."
+                ),
                 "variables": {"port": {"default": "4222", "description": "A free one, kept over restarts."}},
             }
         },
-        "channels": {models.key_of(each): _channel(each) for each in found} | {DEAD: _dead_channel()},
+        "channels": {key: _channel(messages) for key, messages in _channels().items()}
+        | {DEAD: _dead_channel()},
         "operations": {
-            f"{party}.{action}.{models.key_of(each)}": _operation(action, models.key_of(each), party)
-            for each in found
-            for action, parties in (("send", senders(each)), ("receive", receivers(each)))
-            for party in parties
+            f"{party}.{action}.{key}": _operation(action, key, said, party)
+            for key, messages in _channels().items()
+            for action, parties in (("send", senders), ("receive", receivers))
+            for party in PARTIES
+            if (said := [each for each in messages if party in parties(each)])
         }
-        | {f"{party}.send.{DEAD}": _operation("send", DEAD, party) for party in SERVICES},
+        | {f"{party}.send.{DEAD}": _operation("send", DEAD, [], party) for party in SERVICES},
         "components": {
             "messages": {models.key_of(each): _message(each) for each in found} | {DEAD: _dead_message()},
             "schemas": models.shared_schemas(found, _REF),
@@ -64,11 +71,7 @@ def document(version: str) -> dict[str, Any]:
         "x-jetstream-consumers": {
             each.durable: {
                 "stream": streams.COMMANDS if each.kind == "command" else streams.EVENTS,
-                "filter_subjects": (
-                    [f"worldloop.*.command.{each.service}.>"]
-                    if each.kind == "command"
-                    else [f"worldloop.*.event.{name}" for name in each.names]
-                ),
+                "filter_subjects": each.subjects,
                 "ack_wait_sec": each.ack_wait_sec,
                 "max_deliver": each.max_deliver,
             }
@@ -79,20 +82,39 @@ def document(version: str) -> dict[str, Any]:
 
 
 def address(message: type[Message]) -> str:
-    """The subject of a message, with its parameter."""
+    """The subject of a message, with its parameters."""
     owner = f"{message.service}." if issubclass(message, Command) else ""
-    return f"worldloop.{{run_id}}.{message.kind}.{owner}{message.name}"
+    host = ".{node_rank}" if issubclass(message, JoinChunk) else ""
+    return f"worldloop.{{run_id}}.{message.kind}.{owner}{message.name}{host}"
 
 
-def _channel(message: type[Message]) -> dict[str, Any]:
-    key = models.key_of(message)
+def _channels() -> dict[str, list[type[Message]]]:
+    """Messages of one kind to one service, and to one of its hosts, go over one channel."""
+    found: dict[str, list[type[Message]]] = {}
+    for message in models.messages():
+        found.setdefault(_channel_of(message), []).append(message)
+    return found
+
+
+def _channel_of(message: type[Message]) -> str:
+    owner = [message.service] if issubclass(message, Command) else []
+    host = ["node"] if issubclass(message, JoinChunk) else []
+    return ".".join((message.kind, *owner, *host))
+
+
+def _channel(messages: Sequence[type[Message]]) -> dict[str, Any]:
+    first = messages[0]
+    subject = address(first).replace(f".{first.name}", ".{name}")
     return {
-        "address": address(message),
-        "messages": {key: {"$ref": f"#/components/messages/{key}"}},
-        "summary": models.summary(message),
-        "parameters": {"run_id": {"$ref": "#/components/parameters/run_id"}},
-        "tags": [{"name": message.kind}],
-        "x-jetstream-stream": _STREAM[message.kind],
+        "address": subject,
+        "messages": {
+            models.key_of(each): {"$ref": f"#/components/messages/{models.key_of(each)}"} for each in messages
+        },
+        "parameters": {
+            name: {"$ref": f"#/components/parameters/{name}"} for name in re.findall(r"{(\w+)}", subject)
+        },
+        "tags": [{"name": first.kind}],
+        "x-jetstream-stream": _STREAM[first.kind],
     }
 
 
@@ -109,11 +131,12 @@ def _dead_channel() -> dict[str, Any]:
     }
 
 
-def _operation(action: str, channel: str, party: str) -> dict[str, Any]:
+def _operation(action: str, channel: str, messages: Sequence[type[Message]], party: str) -> dict[str, Any]:
+    keys = [models.key_of(each) for each in messages] or [DEAD]
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{channel}"}],
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in keys],
         "x-party": party,
     }
 
@@ -123,9 +146,9 @@ def _message(message: type[Message]) -> dict[str, Any]:
         "name": f"worldloop.{message.kind}.{message.name}",
         "title": message.__name__,
         "summary": models.summary(message),
-        "contentType": "application/json",
         "traits": [{"$ref": "#/components/messageTraits/cloudevent"}],
         "payload": {"$ref": _REF.format(model=message.__name__)},
+        "x-subject": address(message),
         "x-dataschema": schema_urn(message),
     }
 
@@ -167,7 +190,8 @@ def _parameters() -> dict[str, Any]:
     return {
         "run_id": {"description": f"The run, `{RUN_ID.pattern}`; `idle` in heartbeats of no run."},
         "service": {"description": "The service that could not handle it.", "enum": list(SERVICES)},
-        "name": {"description": "The last part of the subject it was published on."},
+        "name": {"description": "The message's: what its own `x-subject` has there."},
+        "node_rank": {"description": "The host a command is for, from 1."},
     }
 
 

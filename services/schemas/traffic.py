@@ -20,7 +20,10 @@ from shared.events import (
     GpuEvidence,
     GpuSample,
     Heartbeat,
+    JoinChunk,
     Message,
+    NodeJoined,
+    NodeLost,
     OperatorCommand,
     PauseRun,
     ResumeRun,
@@ -41,16 +44,20 @@ PARTIES: tuple[Party, ...] = ("cli", "gatekeeper", "trainer", "monitor", "infere
 
 HANDLED: Mapping[Service, tuple[type[Message], ...]] = {
     "gatekeeper": (OperatorCommand,),
-    "trainer": (ChunkCommand, StopChunk, RunPaused, RunFinished),
+    "trainer": (ChunkCommand, StopChunk, NodeJoined, NodeLost, RunPaused, RunFinished),
     "monitor": (ChunkStarted, ChunkDone, GpuEvidence, ArtifactEvidence, AlertRaised, RunFinished),
     "inference": (EvaluateInference,),
     "reporter": (Event, WriteReports),
 }
 """What a service's durable consumers take: the keys of its HANDLERS."""
+ON_NODES: Mapping[Service, tuple[type[Message], ...]] = {
+    "trainer": (JoinChunk, ChunkDone, RunPaused, RunFinished),
+}
+"""What those of its other hosts take, each with consumers of its own."""
 FOLLOWED: Mapping[Party, tuple[type[Message], ...]] = {
     "cli": (Event, Telemetry),
     "gatekeeper": (Event, Heartbeat, TrainProgress),
-    "monitor": (TrainProgress,),
+    "monitor": (Heartbeat, TrainProgress),
     "reporter": (Telemetry,),
 }
 """What is read besides, without taking it from anyone."""
@@ -69,13 +76,14 @@ def senders(message: type[Message]) -> tuple[Party, ...]:
     if issubclass(message, OperatorCommand):
         return ("cli", "reporter") if message in _PAGE_ASKS else ("cli",)
     if issubclass(message, Command):
-        return ("gatekeeper",)
+        return ("trainer",) if message is JoinChunk else ("gatekeeper",)
     return (WRITERS.get(message.name, "gatekeeper"),)
 
 
 def receivers(message: type[Message]) -> tuple[Party, ...]:
     """Who reads a message."""
-    handling = {service for service, bases in HANDLED.items() if issubclass(message, bases)}
+    tables = (*HANDLED.items(), *ON_NODES.items())
+    handling = {service for service, bases in tables if issubclass(message, bases)}
     following = {party for party, bases in FOLLOWED.items() if issubclass(message, bases)}
     return tuple(party for party in PARTIES if party in handling | following)
 

@@ -44,7 +44,22 @@ class Chunk:
     @property
     def config(self) -> StageConfig:
         """Its stage's configuration."""
-        return StageConfig.model_validate(self.plan.parameters)
+        return StageConfig.recorded(self.plan.parameters)
+
+    def gone(self, *, begun: bool) -> str | None:
+        """Why it cannot begin where its files should be; none if it can.
+
+        Nothing is made in the place of a bundle that was moved, or whose disk is not mounted.
+
+        Args:
+            begun: A chunk of its run was begun before, so that there must be a bundle.
+        """
+        root, plan = self.bundle.root, self.plan
+        named = [path for path in (plan.resume_from, *plan.upstream.values()) if path is not None]
+        problem = self.bundle.gone() if begun or named else None
+        if problem is None and named and not any((root / path).is_dir() for path in named):
+            problem = f"{root} has no {' and no '.join(named)} to go on from: bring back what was taken away"
+        return problem and f"{problem}. Then go on with: worldloop train --resume {self.run_id}"
 
     @property
     def ranks(self) -> int:

@@ -57,13 +57,15 @@ class Crew:
             ConfigurationError: The checkout cannot train this.
             OSError: The launcher could not be started.
         """
-        warm = self.group
+        async with self._changing:  # one that is being ended takes no plan any more
+            warm = self.group
         if warm is not None and warm.alive and warm.requirements == requirements(run.run_id, run.plan):
             await self.sweep(chunk, "alive beside the current training launcher")
             return warm, True
         await self.end()
         await self.sweep(chunk, "alive before a new training launcher")
-        name = f"{run.plan.stage}_attempt_{run.plan.attempt:04d}_launch_{run.launch}.log"
+        host = f"_node_{self._settings.node_rank}" if self._settings.node_rank else ""
+        name = f"{run.plan.stage}_attempt_{run.plan.attempt:04d}_launch_{run.launch}{host}.log"
         log_file = chunk.bundle.logs / "training" / name
         async with self._changing:
             if device(chunk.config) == "cuda":
@@ -98,10 +100,11 @@ class Crew:
             Its exit code.
         """
         async with self._changing:
-            group, self.group = self.group, None
+            group = self.group
             if group is None:
                 return None
-            self._ended |= await group.end(exit_grace_sec)
+            self._ended |= await group.end(exit_grace_sec)  # cut short, it is still there to be ended
+            self.group = None
             return group.exit_code
 
     async def end_if_idle(self) -> None:

@@ -22,7 +22,8 @@ from services.trainer import processes
 from services.trainer.config import Policy
 from services.trainer.core.groups import requirements
 from services.trainer.core.guarding import ATTEMPT, RUN, STACK
-from services.trainer.core.launch import command, device, tuning, world_size
+from services.trainer.core.launch import command, device, local_ranks, tuning, world_size
+from services.trainer.meeting import interfaces, meeting_of
 from services.trainer.wire import (
     CACHE,
     CONTROL,
@@ -46,6 +47,8 @@ from shared.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 TAIL_BYTES = 64 << 10
+PARTING_SEC = 10.0
+"""How long ranks may take to notice that those of another host are gone."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -54,7 +57,7 @@ class Gone:
     """The group did not finish its plan."""
 
     hung: bool
-    """It lived, but its step did not advance."""
+    """It lived, but its step did not advance, or it had lost another host's part."""
     exit_code: int | None
     stderr: str
     """The end of what it wrote since the plan began."""
@@ -63,12 +66,12 @@ class Gone:
 
 
 class Group:
-    """One launcher and its ranks. Make it with `launch`; after `Gone` or `end` it is used up."""
+    """One launcher and its ranks on this host. Make it with `launch`; after `Gone` or `end` it is used up."""
 
     def __init__(
         self, run: Run, policy: Policy, process: asyncio.subprocess.Process, log_file: Path, scratch: Path
     ) -> None:
-        config = StageConfig.model_validate(run.plan.parameters)
+        config = StageConfig.recorded(run.plan.parameters)
         self.run_id, self.requirements = run.run_id, requirements(run.run_id, run.plan)
         self.world_size, self.device = world_size(config), device(config)
         self.policy, self.idle_since = policy, time.monotonic()
@@ -79,7 +82,8 @@ class Group:
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[Order] = []
-        self._reports: asyncio.Queue[Report] = asyncio.Queue()
+        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        """What rank 0 says; None once another host's part is gone."""
         self._members: list[psutil.Process] = []
 
     @classmethod
@@ -94,8 +98,10 @@ class Group:
 
         Raises:
             OSError: The launcher could not be started.
+            ConfigurationError: The plan's `rdzv_endpoint` cannot be used from this host.
         """
-        config = StageConfig.model_validate(run.plan.parameters)
+        config = StageConfig.recorded(run.plan.parameters)
+        meeting, ranks = await meeting_of(run, config, settings.node_rank), local_ranks(config)
         token = secrets.token_hex(16)
         scratch = scratch_of(settings) / token[:8]
         for folder in (log_file.parent, scratch):
@@ -105,14 +111,15 @@ class Group:
         port = server.sockets[0].getsockname()[1]
         with log_file.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *command(sys.executable, world_size(config)),
+                *command(sys.executable, ranks, meeting),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env={
                     **os.environ,
-                    **tuning(device(config), world_size(config), cores()),
+                    **tuning(device(config), ranks, cores()),
+                    **interfaces(meeting),
                     **_environment(run, settings, scratch),
                     CONTROL: f"{port}:{token}",
                     DEVICE: device(config),
@@ -147,6 +154,24 @@ class Group:
         """Ask it to end the plan after the current update, with a checkpoint."""
         self._send(Stop())
 
+    def on_exit(self, call: Callable[[], None]) -> None:
+        """Have something called when its launcher ends."""
+        self._exit.add_done_callback(lambda _: call())
+
+    def lose(self) -> None:
+        """Another host's part is gone: it cannot finish, whatever it is doing."""
+        self._reports.put_nowait(None)
+
+    async def gone(self, wait_sec: float = 0.0) -> Gone:
+        """How it stands, as one that does not finish.
+
+        Args:
+            wait_sec: How long its launcher may take to end by itself.
+        """
+        if self.alive and wait_sec > 0:
+            await asyncio.wait({self._exit}, timeout=wait_sec)
+        return Gone(hung=self.alive, exit_code=self.exit_code, stderr=self.stderr())
+
     async def finish(
         self, heard: Callable[[Progress | Saved], Awaitable[None]], *, hang_timeout_sec: float
     ) -> Finished | Gone:
@@ -172,6 +197,8 @@ class Group:
                     self._members = processes.tree(processes.alive([self.pid, *pids]))
                 case Gone():
                     return report
+                case None:
+                    return await self.gone(PARTING_SEC)
                 case _:
                     log.warning("the training process said something out of turn", report=repr(report))
 
@@ -195,7 +222,7 @@ class Group:
             self._writer.close()
         if survivors := await processes.end(members, self.policy.kill_grace_sec):
             log.error("training processes could not be ended", pids=[each.pid for each in survivors])
-        await self._exit
+        await asyncio.shield(self._exit)
         if self._listening is not None:
             self._listening.cancel()
         if self._server is not None:
@@ -210,7 +237,7 @@ class Group:
             stream.seek(max(self._offset, size - TAIL_BYTES))
             return stream.read().decode(errors="replace")
 
-    async def _next(self, timeout_sec: float) -> Report | Gone:
+    async def _next(self, timeout_sec: float) -> Report | Gone | None:
         if self._reports.empty():
             getting = asyncio.ensure_future(self._reports.get())
             await asyncio.wait(
@@ -219,7 +246,7 @@ class Group:
             if getting.done():
                 return getting.result()
             getting.cancel()
-            return Gone(hung=self.alive, exit_code=self.exit_code, stderr=self.stderr())
+            return await self.gone()
         return self._reports.get_nowait()
 
     def _send(self, order: Order) -> None:
@@ -231,7 +258,7 @@ class Group:
     async def _listen(
         self, connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], token: str
     ) -> None:
-        """Accept rank 0, hand over what waits, and queue what it says."""
+        """Accept the host's first rank, hand over what waits, and queue what it says."""
         while True:
             reader, writer = await connected.get()
             with contextlib.suppress(ValueError, OSError):
@@ -257,12 +284,11 @@ def scratch_of(settings: Settings) -> Path:
 def _environment(run: Run, settings: Settings, scratch: Path) -> dict[str, str]:
     """Marks that say whose processes these are, and places to write to."""
     code = str(Path(services.__file__).parents[1])
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in psutil.net_if_addrs() else {}
     return {
-        **loopback,
         STACK: str(settings.state_dir),
         RUN: run.run_id,
         ATTEMPT: f"{run.plan.stage}/{run.plan.attempt}",
+        "RUN_BUNDLE_ROOT": run.bundle,
         CACHE: str(settings.cache_dir),
         "TMPDIR": str(scratch),
         "PYTHONPATH": os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH")))),

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from shared.bundle import Bundle, checkpoint_directories, recover, step_of
+from shared.errors import BundleError
 from shared.events import CheckpointInfo, Stage
 from shared.sheets import sheet_step
 
@@ -53,15 +54,19 @@ class Inventory:
         )
         self._known[directory] = signature, info
 
+    def forget(self) -> None:
+        """Have every checkpoint read and checked again: a disk can break one and leave size and time."""
+        self._known.clear()
+
     async def delete(self, bundle: Bundle, paths: list[str]) -> None:
         """Delete checkpoints; one that the disk will not let go is logged and left."""
         async with self._quiet:
             for path in paths:
-                directory = bundle.resolve(path)
-                self._known.pop(directory, None)
                 try:
+                    directory = bundle.resolve(path)
+                    self._known.pop(directory, None)
                     await asyncio.to_thread(shutil.rmtree, directory)
-                except OSError as error:
+                except (OSError, BundleError) as error:
                     log.warning("a checkpoint could not be deleted", path=path, problem=str(error))
 
 
@@ -104,4 +109,8 @@ def _signature(directory: Path) -> Signature:
 def _read(bundle: Bundle, directory: Path) -> CheckpointInfo:
     from shared.worldmodel.checkpoints import inspect_checkpoint
 
-    return inspect_checkpoint(directory, bundle=bundle)
+    try:
+        return inspect_checkpoint(directory, bundle=bundle)
+    except BundleError as error:  # a link leads out of the bundle: nothing there is ours to read or delete
+        path = directory.relative_to(bundle.root).as_posix()
+        return CheckpointInfo(path=path, step=step_of(directory) or 0, valid=False, problem=str(error))

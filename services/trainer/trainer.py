@@ -6,6 +6,7 @@ import asyncio
 import shutil
 
 import structlog
+from pydantic import ValidationError
 
 from services.trainer import host_memory, messages
 from services.trainer.chunk import Chunk, Outcome
@@ -13,19 +14,23 @@ from services.trainer.config import Policy
 from services.trainer.core import ends
 from services.trainer.core.ledger import Begun, Key, Ledger
 from services.trainer.core.lineage import disposable, named, resume_point
-from services.trainer.crew import Crew
-from services.trainer.group import Gone
+from services.trainer.crew import AnyGroup, Crew
+from services.trainer.group import Gone, Group
 from services.trainer.inventory import Inventory, supersede
+from services.trainer.party import Party
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bus.protocol import Bus
-from shared.errors import ConfigurationError, Retry
-from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, Message, RunId
+from shared.config import StageConfig
+from shared.errors import ConfigurationError, Reject, Retry
+from shared.events import CheckpointInfo, ChunkEnd, ChunkPlan, Message, NodeEvent, NodeLost, RunId
 from shared.service import Jobs, Runs
 from shared.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 WATCH_SEC = 1.0
+ABSENT_SEC = 2.0
+"""Pause before a launch that follows one for which not all hosts came."""
 MEGABYTE = 1 << 20
 
 
@@ -41,8 +46,8 @@ class Trainer:
 
     def __init__(self, bus: Bus, settings: Settings, ledger: Ledger, jobs: Jobs) -> None:
         self._bus, self._ledger, self._jobs = bus, ledger, jobs
-        self._runs = Runs(bus, settings)
-        self._inventory, self._crew = Inventory(), Crew(bus, settings)
+        self._runs, self._data_dir = Runs(bus, settings), settings.data_dir
+        self._inventory, self._crew, self._party = Inventory(), Crew(bus, settings), Party(bus)
         self._taking = asyncio.Lock()
         self._chunk: Chunk | None = None
         self._named: dict[str, set[str]] = {}
@@ -63,6 +68,7 @@ class Trainer:
 
         Raises:
             Retry: Another chunk is in work, or the run is not in the log yet.
+            Reject: The plan or the run's policy cannot be used.
         """
         key = (run_id, plan.stage, plan.attempt)
         if self._ledger.answered(key):
@@ -85,6 +91,17 @@ class Trainer:
             self._chunk.stop_asked = True
             if self._crew.group is not None:
                 self._crew.group.stop()
+            self._party.look_again()
+
+    async def node(self, event: NodeEvent) -> None:
+        """Another host has joined a launch, or is lost to it."""
+        if not self._party.heard(event) or not isinstance(event, NodeLost):
+            return
+        log.warning("a host's part is gone", node=event.node_rank, host=event.host, death=event.death)
+        if self._chunk is None:
+            await self._crew.end(exit_grace_sec=0.0)
+        elif isinstance(self._crew.group, Group):
+            self._crew.group.lose()
 
     async def rest(self, run_id: RunId) -> None:
         """The run is paused or over: end its warm group."""
@@ -116,14 +133,21 @@ class Trainer:
         log.info("going on with a chunk that was left", run_id=run_id, stage=plan.stage, attempt=plan.attempt)
         try:
             await self.take(run_id, plan, f"{run_id}/{plan.stage}/{plan.attempt}/recovery")
-        except Retry as problem:
-            log.info("a chunk that was left is not taken up now", reason=str(problem))
+        except (Retry, Reject) as problem:
+            log.warning("a chunk that was left is not taken up now", reason=str(problem))
 
     # --- one chunk ----------------------------------------------------------------------------------------
 
     async def _open(self, run_id: RunId, plan: ChunkPlan) -> Chunk:
         spec, bundle = await self._runs.spec(run_id), await self._runs.bundle(run_id)
-        chunk = Chunk(run_id, plan, spec, bundle, Policy.model_validate(spec.policy.get("trainer", {})))
+        try:
+            policy = Policy.recorded(spec.policy.get("trainer", {}))
+            chunk = Chunk(run_id, plan, spec, bundle, policy)
+            StageConfig.recorded(plan.parameters)
+        except ValidationError as error:
+            raise Reject(
+                f"the plan of {plan.stage} attempt {plan.attempt} cannot be trained: {error}"
+            ) from None
         chunk.stop_asked = chunk.key in self._ledger.stops
         begun = self._ledger.begun.get(chunk.key)
         if begun is not None:
@@ -131,8 +155,16 @@ class Trainer:
         return chunk
 
     async def _work(self, chunk: Chunk) -> list[Message]:
-        outcome = await self._to_the_end(chunk)
-        checkpoints = await self._lineage(chunk)
+        gone = chunk.gone(begun=self._ledger.knows(chunk.run_id))
+        if gone is None:
+            # a run that was started from another host has no directory here yet
+            chunk.bundle.root.mkdir(parents=True, exist_ok=True)
+            outcome = await self._to_the_end(chunk)
+            gone = chunk.gone(begun=True) if outcome.reason == "runtime_error" else None
+        if gone is not None:
+            log.error("the chunk cannot go on", problem=gone)
+            outcome = Outcome("stopped", chunk.plan.start_step, await self._crew.end(), gone)
+        checkpoints = await self._lineage(chunk) if gone is None else []
         done = messages.done(chunk, outcome, checkpoints)
         self._ledger.done.add(chunk.key)
         self._ledger.stops.discard(chunk.key)
@@ -174,18 +206,26 @@ class Trainer:
             if end.misjudged:
                 continue
             oom_killed = host_memory.rose(oom_kills)
-            death = "killed" if end.hung else ends.death(end.exit_code, end.stderr, oom_killed=oom_killed)
-            log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
             if chunk.stop_asked:
                 continue  # a stop that was asked for is no failure
+            death, stderr = await self._party.verdict(_death(chunk, end, oom_killed=oom_killed), end.stderr)
+            log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
+            if death == "failed":
+                self._inventory.forget()  # what it could not use may be broken, though it looks as it did
             _, reached = resume_point(plan, await self._inventory.look(chunk.bundle, plan.stage))
+            if death == "failed" and reached < step:
+                log.warning("the checkpoint it went on from is broken", path=path, next_step=reached)
+                continue
             if death != "killed":
                 reason: ChunkEnd = "oom" if death == "oom" else "runtime_error"
-                last_words = ends.last_words(end.stderr, oom_killed=oom_killed and death == "oom")
+                last_words = ends.last_words(stderr, oom_killed=oom_killed and death == "oom")
                 return Outcome(reason, reached, end.exit_code, last_words)
+            if not self._party.complete:  # it had not begun
+                await asyncio.sleep(ABSENT_SEC)
+                continue
             relaunches += 1
             if relaunches > chunk.policy.max_relaunches and reached <= best:
-                last_words = ends.gave_up(end.stderr, hung=end.hung)
+                last_words = ends.gave_up(stderr, hung=end.hung)
                 return Outcome("runtime_error", reached, end.exit_code, last_words)
 
     async def _train(self, chunk: Chunk, path: str | None, step: int) -> Finished | Gone:
@@ -195,29 +235,40 @@ class Trainer:
             run_id=chunk.run_id,
             run_name=chunk.bundle.run_name,
             bundle=str(chunk.bundle.root.absolute()),
+            data_dir=str(self._data_dir) if self._data_dir is not None else None,
             plan=chunk.plan,
             launch=chunk.launches,
             resume_from=path,
             resume_step=step,
         )
         group, warm = await self._crew.ready_for(chunk, run)
-        group.hand(run)
-        if chunk.stop_asked:
-            group.stop()
         chunk.launcher_pid = group.pid
         begun = Begun(chunk.run_id, chunk.plan, chunk.launches, chunk.since, group.pid)
-        self._ledger.begun[chunk.key] = begun
+        self._ledger.begin(begun)
         await self._bus.publish(messages.started(chunk, group, step, warm=warm))
         chunk.settled.set()
+        group.hand(run)  # now that the log has it: what a launch saves that nobody knows of is moved aside
+        if chunk.stop_asked:
+            group.stop()
         async with self._crew.guarded(chunk):
-            end = await group.finish(
-                lambda report: self._heard(chunk, report), hang_timeout_sec=chunk.policy.hang_timeout_sec
-            )
+            if not warm:
+                await self._party.call(chunk.run_id, chunk.plan, chunk.launches)
+            end = await self._finish(chunk, group)
         if isinstance(end, Gone):
             if self._closing:
                 await asyncio.Event().wait()  # this service ended it, and is cancelled next
             await self._crew.end(exit_grace_sec=0.0)
         return end
+
+    async def _finish(self, chunk: Chunk, group: AnyGroup) -> Finished | Gone:
+        """Wait for the group's end; its step is watched from when all hosts are there."""
+        if isinstance(group, Group) and not self._party.complete:
+            group.on_exit(self._party.look_again)
+            if not await self._party.gathered(lambda: chunk.stop_asked or not group.alive):
+                return await group.gone()
+        return await group.finish(
+            lambda report: self._heard(chunk, report), hang_timeout_sec=chunk.policy.hang_timeout_sec
+        )
 
     async def _end_group_after(self, chunk: Chunk) -> int | None:
         """End the group after its stage, or if none is kept warm; its exit code, none if it lives on."""
@@ -236,7 +287,7 @@ class Trainer:
         start = chunk.plan.resume_from
         if start is None or start in {each.path for each in found}:
             return found
-        return [await self._inventory.inspect(chunk.bundle, chunk.bundle.resolve(start)), *found]
+        return [await self._inventory.inspect(chunk.bundle, chunk.bundle.root / start), *found]
 
     async def _tidy(self, chunk: Chunk, found: list[CheckpointInfo]) -> None:
         """After a chunk: no stray launcher, and no checkpoint that nobody needs."""
@@ -248,6 +299,13 @@ class Trainer:
         await self._inventory.delete(
             chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep)
         )
+
+
+def _death(chunk: Chunk, end: Gone, *, oom_killed: bool) -> ends.Death:
+    if end.hung:
+        return "killed"
+    several = chunk.config.nnodes > 1
+    return ends.death(end.exit_code, end.stderr, oom_killed=oom_killed, several_hosts=several)
 
 
 def _disk_problem(chunk: Chunk) -> str | None:

@@ -1,4 +1,7 @@
-"""What the trainer and rank 0 of its process group say to each other: one JSON object per line."""
+"""What a trainer and its process group say to each other: one JSON object per line.
+
+Rank 0 speaks for all; the first rank of another host says `hello` and `ready` to the trainer there.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ class Run(Value):
     run_name: str
     bundle: str
     """Absolute path of the bundle."""
+    data_dir: str | None = None
+    """Where this host keeps recordings; none: under the path that the plan names."""
     plan: ChunkPlan
     launch: int
     resume_from: BundlePath | None
@@ -47,18 +52,18 @@ class Exit(Value):
 
 
 class Hello(Value):
-    """Rank 0: here I am."""
+    """First rank of a host: here I am."""
 
     kind: Literal["hello"] = "hello"
     token: str
 
 
 class Ready(Value):
-    """Rank 0: all ranks are up."""
+    """First rank of a host: all ranks of all hosts are up."""
 
     kind: Literal["ready"] = "ready"
     pids: list[int]
-    """Of all ranks."""
+    """Of the host's ranks."""
 
 
 class Progress(Value):

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import from_json
+
 from shared.bus.protocol import Recorded
 from shared.bus.wire import decode
 from shared.errors import BundleError, MessageError
@@ -50,7 +52,7 @@ def from_line(line: str) -> Recorded:
         MessageError: The line is no event of ours; the text says why.
     """
     try:
-        found = json.loads(line)
+        found = from_json(line)
         time = datetime.fromisoformat(found["time"])
         sequence, source = int(found["sequence"]), str(found["source"])
         on_subject, data = str(found["subject"]), json.dumps(found["data"]).encode()
@@ -68,17 +70,22 @@ def read_journal(path: Path) -> list[Recorded]:
     Raises:
         BundleError: The file is missing, or a line is no event; names the line.
     """
+    found: list[Recorded] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="\n") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.endswith("\n"):
+                    found.append(_from_line(path, number, line))
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: the run's events cannot be read ({error})") from None
-    found: list[Recorded] = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            found.append(from_line(line))
-        except MessageError as error:
-            raise BundleError(f"{path}, line {number}: {error}") from None
     return found
+
+
+def _from_line(path: Path, number: int, line: str) -> Recorded:
+    try:
+        return from_line(line)
+    except MessageError as error:
+        raise BundleError(f"{path}, line {number}: {error}") from None
 
 
 def last_event(path: Path) -> Recorded | None:

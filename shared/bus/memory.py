@@ -52,7 +52,9 @@ class Broker:
         if kind != "telemetry":
             sequence = self.sequences[envelope.headers["ce-id"]] = len(self.sequences) + 1
         if kind == "command":
-            self.queues.setdefault((name[0], f"{name[0]}-commands"), []).append(_Item(sequence, envelope))
+            service, _, *host = name
+            queue = "-".join((f"{service}-commands", *(f"node-{rank}" for rank in host)))
+            self.queues.setdefault((service, queue), []).append(_Item(sequence, envelope))
         elif kind == "event":
             self.log.append((sequence, envelope))
             for consumer, names in self.wanted.items():
@@ -156,13 +158,25 @@ class MemoryBus:
         records = [self._record(s, envelope, len(found) - n) for n, (s, envelope) in enumerate(found, 1)]
         return [record for record in records if record is not None]
 
+    async def past(
+        self, run_id: str | None = None, *, after: int = 0, name: str | None = None
+    ) -> AsyncGenerator[Recorded, None]:
+        """See `Bus`."""
+        for record in await self.events(run_id, after=after, name=name):
+            yield record
+
     async def last_event(self, run_id: str, name: str) -> Recorded | None:
         """See `Bus`."""
         found = [record for record in await self.events(run_id) if record.message.name == name]
         return found[-1] if found else None
 
     async def follow(
-        self, kinds: tuple[Kind, ...] = ("event",), run_id: str | None = None, *, after: int = 0
+        self,
+        kinds: tuple[Kind, ...] = ("event",),
+        run_id: str | None = None,
+        *,
+        after: int = 0,
+        names: tuple[str, ...] = (),
     ) -> AsyncGenerator[Recorded, None]:
         """See `Bus`."""
         live: asyncio.Queue[tuple[int, Envelope]] = asyncio.Queue()
@@ -179,6 +193,7 @@ class MemoryBus:
                     kind not in kinds
                     or not _of_run(envelope, run_id)
                     or (kind == "event" and sequence <= after)
+                    or (kind != "event" and names and envelope.subject.rpartition(".")[2] not in names)
                 ):
                     continue
                 fresh = self._record(sequence if kind == "event" else 0, envelope, live.qsize())

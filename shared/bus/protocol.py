@@ -54,6 +54,8 @@ class Consumer:
     """Event names wanted; empty wants all. Commands are always those of the service."""
     ack_wait_sec: float = 30.0
     max_deliver: int = 20
+    node_rank: int = 0
+    """Of a service that runs on several hosts; the others than 0 take commands that name them."""
     purpose: str = ""
     """Of a service's further consumer, with a place in the log of its own: letters, digits, `-`, `_`."""
     only_new: bool = False
@@ -64,7 +66,16 @@ class Consumer:
     @property
     def durable(self) -> str:
         """Its name on the server."""
-        return f"{self.service}-{self.kind}s" + (f"-{self.purpose}" if self.purpose else "")
+        host = f"-node-{self.node_rank}" if self.node_rank else ""
+        return f"{self.service}-{self.kind}s{host}" + (f"-{self.purpose}" if self.purpose else "")
+
+    @property
+    def subjects(self) -> list[str]:
+        """What it takes."""
+        if self.kind == "command":
+            host = f".{self.node_rank}" if self.node_rank else ""
+            return [f"worldloop.*.command.{self.service}.*{host}"]
+        return [f"worldloop.*.event.{name}" for name in self.names or ("*",)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +155,28 @@ class Bus(Protocol):
         """
         ...
 
+    def past(
+        self, run_id: str | None = None, *, after: int = 0, name: str | None = None
+    ) -> AsyncGenerator[Recorded, None]:
+        """The same, one after the other: the memory it takes to read them does not grow with the log."""
+        ...
+
     async def last_event(self, run_id: str, name: str) -> Recorded | None:
         """The newest event of that name in a run."""
         ...
 
     def follow(
-        self, kinds: tuple[Kind, ...] = ("event",), run_id: str | None = None, *, after: int = 0
+        self,
+        kinds: tuple[Kind, ...] = ("event",),
+        run_id: str | None = None,
+        *,
+        after: int = 0,
+        names: tuple[str, ...] = (),
     ) -> AsyncGenerator[Recorded, None]:
         """Messages in order, first the past (events above `after`), then as they come; for ever.
 
-        Telemetry and commands start at now and have sequence 0. A reader of its own: nothing is acked,
+        Telemetry and commands start at now and have sequence 0; with `names` only those come of them, and who
+        cannot keep up with them misses some. A reader of its own: nothing is acked,
         nothing taken from anyone. Goes on after the server was away, without gaps or repeats among events.
         What cannot be read is logged and left out; a service's bus also makes it a dead letter.
         """

@@ -12,6 +12,8 @@ EVENTS = "WORLDLOOP_EVENTS"
 COMMANDS = "WORLDLOOP_COMMANDS"
 TELEMETRY = "WORLDLOOP_TELEMETRY"
 DEAD = "WORLDLOOP_DEAD"
+MAKERS = ("gatekeeper", "operator")
+"""The users who may make the streams, where users are told apart."""
 DUPLICATE_WINDOW_SEC = 120.0
 """Within this an id published again is not stored again; beyond it, folding ignores it."""
 
@@ -59,13 +61,30 @@ STREAMS: tuple[StreamConfig, ...] = (
 )
 
 
-async def ensure(js: JetStreamContext) -> None:
+async def look(js: JetStreamContext) -> None:
+    """See that the streams are there, but for those in memory, which a restart of the server forgets.
+
+    Raises:
+        nats.js.errors.NotFoundError: One is not.
+        nats.js.errors.APIError: The server refuses, or cannot be reached.
+    """
+    for wanted in STREAMS:
+        if wanted.storage is StorageType.FILE:
+            await js.stream_info(wanted.name)
+
+
+async def ensure(js: JetStreamContext, replicas: int | None = None) -> None:
     """Make the streams that are missing and bring the others up to date; what we do not set stays as it is.
+
+    Args:
+        js: The server.
+        replicas: Servers of a cluster that keep each stream; none does not set it.
 
     Raises:
         nats.js.errors.APIError: The server refuses, or cannot be reached.
     """
-    for wanted in STREAMS:
+    for stream in STREAMS:
+        wanted = replace(stream, num_replicas=replicas)
         try:
             found = (await js.stream_info(wanted.name)).config
         except NotFoundError:

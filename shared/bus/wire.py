@@ -14,6 +14,10 @@ from shared.bus.protocol import DeadLetter
 from shared.errors import MessageError
 from shared.events import SERVICES, Message, Service, message_class, schema_urn, subject
 
+MOST_REASON = 2000
+"""Characters of a dead letter's reason: it travels in a header, and may quote what somebody sent."""
+MOST_TOKEN = 200
+"""Characters of what a dead letter's subject takes from the message's own."""
 _SAFE = "!#$&'()*+,/:;<=>?@[]^`{|}~"  # printable, and not to be percent-encoded in a CloudEvents header
 
 
@@ -62,7 +66,7 @@ def decode(on_subject: str, data: bytes) -> Message:
             f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
             for problem in error.errors(include_url=False)[:5]
         )
-        raise MessageError(f"{on_subject}: no valid {cls.name}: {problems}") from None
+        raise MessageError(shortened(f"{on_subject}: no valid {cls.name}: {problems}")) from None
     if subject(message) != on_subject:
         raise MessageError(f"{on_subject}: run_id: the payload is of run {message.run_id}")
     return message
@@ -87,15 +91,20 @@ def dead(envelope: Envelope, service: Service, reason: str, deliveries: int = 1)
     """The dead letter of a message that `service` cannot handle."""
     _, run_id, _, *name = envelope.subject.split(".")
     return DeadLetter(
-        run_id=run_id,
+        run_id=run_id[:MOST_TOKEN],
         service=service,
-        name=".".join(name),
+        name=".".join(name)[:MOST_TOKEN].rstrip("."),
         subject=envelope.subject,
-        reason=reason,
+        reason=shortened(reason),
         deliveries=deliveries,
         data=envelope.data,
         headers=envelope.headers,
     )
+
+
+def shortened(reason: str) -> str:
+    """A reason of a bounded length."""
+    return reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}..."
 
 
 def service_of(source: str) -> Service | None:

@@ -165,9 +165,9 @@ def _actions(path: Path, dataset: Any) -> npt.NDArray[np.int64] | None:
     file = dataset.file
     if "actions" not in file:
         return None
-    actions = np.asarray(file["actions"])
+    actions = file["actions"]
     if not np.issubdtype(actions.dtype, np.integer) or actions.shape != dataset.shape[:1]:
         raise DatasetError(
             f"{path}: 'actions' is {actions.dtype} {list(actions.shape)}. Expected one integer per frame"
         )
-    return actions.astype(np.int64)
+    return np.asarray(actions).astype(np.int64)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from shared.datasets.mapping import Frames, blocks, fingerprint, open_frames
+from shared.datasets.mapping import DATASET, Frames, blocks, fingerprint, open_frames
 from shared.datasets.names import DEFAULT_FPS, FULL_RATE, game_of, stride_of
 from shared.datasets.progress import Progress
 from shared.datasets.sheet import contact_sheet
@@ -162,7 +162,8 @@ def _errors(passed: _Passes, frames: Any, mean: npt.NDArray[np.float64]) -> dict
 
 def _known(file: Any, name: str) -> npt.NDArray[Any] | None:
     found = file.get(name)
-    return np.asarray(found) if isinstance(found, h5py.Dataset) else None
+    small = isinstance(found, h5py.Dataset) and found.size <= len(file[DATASET])
+    return np.asarray(found) if small else None
 
 
 def _stated_rate(file: Any) -> float | None:

@@ -6,8 +6,11 @@ the cache, which is then mapped; several processes may do so at once.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +29,10 @@ Frames = npt.NDArray[np.uint8]
 
 DATASET = "frames"
 SAMPLED_FRAMES = 64
+MOST_SIDE = 4096
+"""Pixels of a frame's height or width; models take 64 or 128."""
+MOST_CHUNK_BYTES = 1 << 30
+"""Of a piece that is unpacked as a whole."""
 BLOCK_BYTES = 32 << 20
 
 
@@ -82,7 +89,26 @@ def _checked(path: Path, file: Any) -> Any:
         raise DatasetError(f"{path}: '{DATASET}' has shape {list(frames.shape)}. Expected [N, H, W, 3]")
     if 0 in frames.shape:
         raise DatasetError(f"{path}: '{DATASET}' is empty, shape {list(frames.shape)}. Record it again")
+    if max(frames.shape[1:3]) > MOST_SIDE:
+        raise DatasetError(
+            f"{path}: frames of {frames.shape[1]} x {frames.shape[2]} pixels. At most {MOST_SIDE} a side"
+        )
+    if (problem := _not_whole(file, frames)) is not None:
+        raise DatasetError(f"{path}: '{DATASET}' {problem}. Get or record it again")
     return frames
+
+
+def _not_whole(file: Any, frames: Any) -> str | None:
+    """Why the file does not hold the frames it declares, none if it does: a shape alone costs nothing."""
+    if isinstance(file.get(DATASET, getlink=True), h5py.ExternalLink) or frames.external or frames.is_virtual:
+        return "lies in other files, by a link"
+    if frames.chunks is None:
+        return None if frames.id.get_storage_size() >= frames.nbytes else "is declared, and not there"
+    if math.prod(frames.chunks) > MOST_CHUNK_BYTES:
+        return f"comes in pieces of {math.prod(frames.chunks) >> 20} MB, too large to be unpacked"
+    declared = math.prod(-(-whole // part) for whole, part in zip(frames.shape, frames.chunks, strict=True))
+    stored = frames.id.get_num_chunks()
+    return f"has {stored} of the {declared} pieces it declares" if stored < declared else None
 
 
 def fingerprint(frames: Any) -> str:
@@ -125,6 +151,7 @@ def _flatten(path: Path, dataset: Any, flat: Path) -> None:
     temporary = flat.with_name(f".{flat.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         flat.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(flat.parent, dataset.nbytes)
         with temporary.open("wb") as stream:
             for block in blocks(dataset):
                 stream.write(block.tobytes())
@@ -136,6 +163,11 @@ def _flatten(path: Path, dataset: Any, flat: Path) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_space(folder: Path, wanted: int) -> None:
+    if (free := shutil.disk_usage(folder).free) < wanted:
+        raise OSError(errno.ENOSPC, f"{free / 1e9:.1f} GB are free")
 
 
 def blocks(frames: Any) -> Iterator[Frames]:

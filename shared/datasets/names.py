@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from shared.home import expanded
+
 GAMES = ("ZELDA", "SONIC", "POLE_POSITION", "PICODOOM", "PONG")
 """Names that stand for `data/<name>_frames.h5`."""
 FULL_RATE = 60
@@ -23,7 +25,17 @@ def dataset_path(name: str, data_dir: Path) -> Path:
     """
     if name.upper() in GAMES:
         return (data_dir / f"{name.lower()}_frames.h5").absolute()
-    return Path(name).expanduser().absolute()
+    return expanded(name).absolute()
+
+
+def found_in(data_dir: Path | None, path: Path) -> Path:
+    """Where a process finds a recording: by file name in its own `data_dir` (`Settings`), if it has one.
+
+    Args:
+        data_dir: None where recordings lie under the same path as where the run was started.
+        path: The recording, as the run names it.
+    """
+    return path if data_dir is None else data_dir / path.name
 
 
 def game_of(path: Path) -> str:

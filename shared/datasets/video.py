@@ -54,7 +54,8 @@ class Video:
             raise DatasetError(f"{path}: no such video")
         self._broken: type[Exception] = av.FFmpegError
         try:
-            self._container = av.open(str(path.absolute()))  # a name with a colon alone would be an address
+            # absolute: a name with a colon alone would be an address
+            self._container = av.open(str(path.absolute()), metadata_errors="replace")
         except av.FFmpegError as error:
             raise DatasetError(
                 f"{path}: cannot be read as a video ({error.strerror}). It is none, or is cut short before "

@@ -23,6 +23,11 @@ def record(settings: Settings, url: str) -> None:
     write_atomic(file(settings), url + "\n")
 
 
+def forget(settings: Settings) -> None:
+    """There is none."""
+    file(settings).unlink(missing_ok=True)
+
+
 def recorded(settings: Settings) -> str | None:
     """The page's address without its token; none if no reporter of this state directory has served one."""
     try:

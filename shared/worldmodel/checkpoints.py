@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
+from pydantic_core import from_json
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -341,7 +342,7 @@ def _check_manifest(directory: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        expected = {name: entry["sha256"] for name, entry in json.loads(path.read_bytes())["files"].items()}
+        expected = {name: entry["sha256"] for name, entry in from_json(path.read_bytes())["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     for name in FILES:

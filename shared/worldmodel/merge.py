@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from pydantic_core import from_json
 
 from shared.bundle import DIRECTORY_OFFSET, sync_directory, write_atomic
 from shared.errors import CheckpointError
@@ -67,7 +68,7 @@ def origin_of(directory: Path) -> Path:
         return directory
     stage, record = directory.parents[1].name, directory.parents[2] / RECORD
     try:
-        return Path(json.loads(record.read_bytes())[stage]["from"])
+        return Path(from_json(record.read_bytes())[stage]["from"])
     except FileNotFoundError:
         return directory
     except (ValueError, KeyError, TypeError) as error:

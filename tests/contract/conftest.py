@@ -50,6 +50,6 @@ def put_raw(bus: Bus) -> PutRaw:
             bus.broker.put(envelope)
         else:
             assert isinstance(bus, JetStreamBus)
-            await bus._js.publish(envelope.subject, envelope.data, headers=envelope.headers)
+            await bus._connection.js.publish(envelope.subject, envelope.data, headers=envelope.headers)
 
     return put

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from shared.bus import jetstream
 from shared.bus.protocol import Backlog, Bus, Consumer, DeadLetter, Delivery, Recorded
 from shared.bus.wire import Envelope
 from shared.errors import MessageError, SequenceConflict
@@ -75,6 +76,33 @@ async def test_events_of_one_run_after_a_sequence(bus: Bus) -> None:
     assert messages(records) == [paused(1), paused(2), paused(3)]
     assert messages(await bus.events(RUN, after=records[0].sequence)) == [paused(2), paused(3)]
     assert await bus.events("20270101_000000") == []
+
+
+async def test_events_of_one_name_in_one_run_or_in_all(bus: Bus) -> None:
+    resumed = RunResumed(run_id=RUN, by="operator", reason="fed")
+    for event in (paused(1), resumed, paused(1, OTHER), paused(2)):
+        await bus.publish(event)
+    assert messages(await bus.events(name="run_paused")) == [paused(1), paused(1, OTHER), paused(2)]
+    records = await bus.events(RUN, name="run_paused")
+    assert messages(records) == [paused(1), paused(2)]
+    assert [record.pending for record in records] == [1, 0]
+    assert messages(await bus.events(RUN, name="run_paused", after=records[0].sequence)) == [paused(2)]
+    assert messages(await bus.events(name="run_resumed")) == [resumed]
+    assert await bus.events(RUN, name="run_finished") == []
+    assert await bus.events(RUN, name="run") == []
+
+
+async def test_the_past_comes_one_by_one_however_long_it_is(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "PAGE", 2)
+    for ordinal in range(1, 6):
+        await bus.publish(paused(ordinal))
+    records = [record async for record in bus.past(RUN)]
+    assert messages(records) == [paused(ordinal) for ordinal in range(1, 6)]
+    assert [record.pending for record in records] == [4, 3, 2, 1, 0]
+    assert [record async for record in bus.past(RUN, after=records[3].sequence)] == records[4:]
+    assert [record async for record in bus.past("20270101_000000")] == []
 
 
 async def test_the_same_id_twice_counts_once(bus: Bus) -> None:

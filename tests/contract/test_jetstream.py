@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 from typing import Any
 
+import nats.errors
 import pytest
 from nats.js.errors import APIError
 
@@ -146,6 +147,20 @@ async def test_what_is_published_while_the_server_is_away_arrives_once(fresh_nat
     await bus.close()
 
 
+async def test_the_stream_in_memory_is_made_again_when_the_server_was_killed(fresh_nats_server: Any) -> None:
+    bus = await JetStreamBus.connect(fresh_nats_server.url, wait_sec=20)
+    js = bus._connection.js
+    fresh_nats_server.kill()
+    fresh_nats_server.start()
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(nats.errors.Error):
+                if (await js.stream_info(streams.TELEMETRY)).config.storage == "memory":
+                    break
+            await asyncio.sleep(0.05)
+    await bus.close()
+
+
 async def test_no_server_is_an_error_that_names_the_cure() -> None:
     url = f"nats://127.0.0.1:{program.free_port()}"
     with pytest.raises(BusError, match=f"no NATS server with JetStream at {url}.*worldloop up"):
@@ -179,10 +194,10 @@ async def test_a_server_without_jetstream_is_an_error_that_names_the_cure() -> N
 async def test_the_backlog_does_not_wait_for_a_server_that_is_away_and_needs_no_stream(
     fresh_nats_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.bus.jetstream.LOOK_SEC", 0.2)
+    monkeypatch.setattr("shared.bus.backlogs.LOOK_SEC", 0.2)
     bus = await JetStreamBus.connect(fresh_nats_server.url)
-    await bus._js.delete_stream(streams.COMMANDS)
-    await bus._js.delete_stream(streams.DEAD)
+    await bus._connection.js.delete_stream(streams.COMMANDS)
+    await bus._connection.js.delete_stream(streams.DEAD)
     assert await bus.backlog() == []
     fresh_nats_server.kill()
     with pytest.raises(BusError, match="does not answer"):
@@ -192,20 +207,27 @@ async def test_the_backlog_does_not_wait_for_a_server_that_is_away_and_needs_no_
 
 async def test_streams_of_another_kind_under_our_names_are_refused(fresh_nats_server: Any) -> None:
     bus = await JetStreamBus.connect(fresh_nats_server.url)
-    await bus._js.delete_stream(streams.COMMANDS)
-    await bus._js.add_stream(name=streams.COMMANDS, subjects=["worldloop.*.command.>"], retention="limits")
+    await bus._connection.js.delete_stream(streams.COMMANDS)
+    await bus._connection.js.add_stream(
+        name=streams.COMMANDS, subjects=["worldloop.*.command.>"], retention="limits"
+    )
     with pytest.raises(BusError, match=r"cannot be used.*retention"):
         await JetStreamBus.connect(fresh_nats_server.url)
     await bus.close()
 
 
+async def test_streams_are_asked_for_with_as_many_replicas_as_are_set(fresh_nats_server: Any) -> None:
+    with pytest.raises(BusError, match="replicas > 1 not supported in non-clustered mode"):
+        await JetStreamBus.connect(fresh_nats_server.url, replicas=3)
+
+
 async def test_connecting_again_keeps_what_an_operator_has_set(fresh_nats_server: Any) -> None:
     bus = await JetStreamBus.connect(fresh_nats_server.url)
-    found = (await bus._js.stream_info(streams.EVENTS)).config
-    await bus._js.update_stream(found.evolve(max_bytes=2**30, duplicate_window=5))
+    found = (await bus._connection.js.stream_info(streams.EVENTS)).config
+    await bus._connection.js.update_stream(found.evolve(max_bytes=2**30, duplicate_window=5))
     await bus.close()
     bus = await JetStreamBus.connect(fresh_nats_server.url)
-    found = (await bus._js.stream_info(streams.EVENTS)).config
+    found = (await bus._connection.js.stream_info(streams.EVENTS)).config
     assert (found.max_bytes, found.duplicate_window) == (2**30, streams.DUPLICATE_WINDOW_SEC)
     await bus.close()
 
@@ -213,7 +235,10 @@ async def test_connecting_again_keeps_what_an_operator_has_set(fresh_nats_server
 async def test_events_can_be_neither_deleted_nor_purged(fresh_nats_server: Any) -> None:
     bus = await JetStreamBus.connect(fresh_nats_server.url)
     await bus.publish(paused(1))
-    for attempt in (bus._js.delete_msg(streams.EVENTS, 1), bus._js.purge_stream(streams.EVENTS)):
+    for attempt in (
+        bus._connection.js.delete_msg(streams.EVENTS, 1),
+        bus._connection.js.purge_stream(streams.EVENTS),
+    ):
         with pytest.raises(APIError):
             await attempt
     assert len(await bus.events()) == 1
@@ -223,7 +248,7 @@ async def test_events_can_be_neither_deleted_nor_purged(fresh_nats_server: Any) 
 async def test_a_cancellation_that_meets_the_servers_answer_is_not_forgotten(fresh_nats_server: Any) -> None:
     bus = await JetStreamBus.connect(fresh_nats_server.url)
     sending = asyncio.create_task(bus.publish(paused(1)))
-    while not (requests := list(bus._nc._resp_map.values())):  # noqa: ASYNC110 - the client's own business
+    while not (requests := list(bus._connection.nc._resp_map.values())):  # noqa: ASYNC110 - the client's own business
         await asyncio.sleep(0)
     requests[-1].add_done_callback(lambda _: sending.cancel())
     await asyncio.wait([sending], timeout=20)

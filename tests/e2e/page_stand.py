@@ -1,7 +1,7 @@
 """A stand-in for the page's server: serves the real static files and documents made by hand, and takes notes.
 
 It is told what to say: `page`, `patch`, `progress` go to every open stream; `refuse` answers actions with a
-reason. The real server is tested with the real page in test_page_in_browser.py, too; this one shows the page
+reason. The real server is tested with the real page in test_page_from_its_server.py; this one shows the page
 what a real run would take days to come by.
 """
 
@@ -38,8 +38,8 @@ class Stand:
         """
         self.page = page
         self.refuse: tuple[int, str] | None = None
-        self.asked: list[tuple[str, dict[str, Any], str | None]] = []
-        """Actions that were asked for: name, body, token."""
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        """Actions that were asked for: name, body."""
         self.histories: list[str] = []
         """Queries for histories."""
         self._streams: list[queue.Queue[str | None]] = []
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.stand.asked.append((self.path.rpartition("/")[2], body, self.headers["X-Worldloop-Token"]))
+        self.stand.asked.append((self.path.rpartition("/")[2], body))
         if self.stand.refuse is not None:
             self._json({"error": self.stand.refuse[1]}, self.stand.refuse[0])
         else:

@@ -64,11 +64,6 @@ def test_events_are_read_from_the_bundle_without_a_server(finished: World) -> No
     assert {each["specversion"] for each in events} == {"1.0"}
 
 
-def test_one_rank_is_enough(world: World) -> None:
-    world.run(*world.train("--nproc-per-node", "1", "n_updates=8"))
-    assert {each["world_size"] for each in world.named("chunk_done")} == {1}
-
-
 def test_a_killed_service_server_or_rank_changes_nothing(world: World, finished: World) -> None:
     """Kill -9 of each of the seven, one after the other, in the middle of a run."""
     run = world.start(*world.train())
@@ -131,8 +126,9 @@ def test_a_stopped_run_is_resumed_and_passes(world: World, finished: World) -> N
 def test_an_outsider_sees_decisions_with_nats_py_alone(world: World) -> None:
     world.run("up")
     url = json.loads((world.directory / "state" / "stack.json").read_text())["url"]
+    key = world.directory / "state" / "keys" / "observer.nk"
     with subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "examples" / "print_decisions.py"), url],
+        [sys.executable, "-u", str(ROOT / "examples" / "print_decisions.py"), url, str(key)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=world.directory,

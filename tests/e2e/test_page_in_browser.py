@@ -1,41 +1,20 @@
-"""The live page as a person has it: in a real Chromium, from the real server and from its stand-in."""
+"""The live page in a real Chromium; a stand-in shows it what a real run would take days to come by."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from services.reporter.page.static_page import write_page
-from shared.bundle import Bundle
-from shared.bus.journal import read_journal
 from tests.e2e import pages
-from tests.e2e.page_server import serving
+from tests.e2e.browser import browser, tab
 from tests.e2e.page_stand import Stand
-from tests.e2e.world import World
-from tests.needs import program
 
-SLOW = 30_000
-"""Milliseconds that a busy machine gets for anything."""
+__all__ = ["browser"]
 NO_OVERFLOW = "() => document.documentElement.scrollWidth <= window.innerWidth"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = program("chromium", "chromium-browser", "google-chrome")
-    expect.set_options(timeout=SLOW)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager
@@ -46,21 +25,6 @@ def stand(page: Any = None, **options: Any) -> Iterator[Stand]:
         yield server
     finally:
         server.close()
-
-
-@contextmanager
-def tab(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
-    """A tab that shows the run; an error in the page's own code fails the test."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(url)
-    page.wait_for_selector("body[data-state=shown]")
-    yield page
-    context.close()
-    assert problems == []
 
 
 def view(page: Page) -> str:
@@ -244,8 +208,7 @@ def test_pictures_go_through_the_steps_by_keyboard_and_say_which_were_rolled_bac
 
 
 def test_an_action_is_asked_for_once_confirmed_and_a_refusal_is_shown(browser: Browser) -> None:
-    with stand() as server, tab(browser, f"{server.url}#token=secret") as page:
-        assert "secret" not in page.url
+    with stand() as server, tab(browser, server.url) as page:
         assert page.locator("#actions button").all_inner_texts() == ["Pause …", "Stop …", "Retune …"]
         pause = page.get_by_role("button", name="Pause")
         pause.focus()
@@ -259,7 +222,7 @@ def test_an_action_is_asked_for_once_confirmed_and_a_refusal_is_shown(browser: B
         page.keyboard.type("lunch")
         page.keyboard.press("Enter")
         expect(page.locator("#answer")).to_have_text("Pause was asked for.")
-        assert server.asked == [("pause", {"reason": "lunch"}, "secret")]
+        assert server.asked == [("pause", {"reason": "lunch"})]
         server.patch(requested=["pause at the gate"], actions=["resume", "stop"])
         expect(page.locator("#requested")).to_have_text("Asked for, not done yet: pause at the gate")
         expect(page.locator("#actions button")).to_have_count(2)
@@ -271,24 +234,18 @@ def test_an_action_is_asked_for_once_confirmed_and_a_refusal_is_shown(browser: B
         expect(page.locator("#answer")).to_have_text("Refused: the run is stopping already")
 
 
-def test_retune_sends_only_what_was_changed_and_asks_for_the_token_when_it_must(browser: Browser) -> None:
+def test_retune_sends_only_what_was_changed(browser: Browser) -> None:
     with stand() as server, tab(browser, server.url) as page:
-        server.refuse = (401, "the token is missing or wrong")
         page.get_by_role("button", name="Retune").click()
         page.locator("#dialog-yes").click()
         expect(page.get_by_role("alert")).to_contain_text("Nothing is changed yet")
         page.locator("#dialog").get_by_label("learning rate").fill("5e-6")
         page.get_by_label("amp").select_option("false")
         page.locator("#dialog-yes").click()
-        expect(page.get_by_role("alert")).to_have_text("Refused: the token is missing or wrong")
-        server.refuse = None
-        page.locator("#dialog-token").fill("secret")
-        page.locator("#dialog-yes").click()
         expect(page.locator("#answer")).to_have_text("Retune was asked for.")
         assert server.asked[-1] == (
             "retune",
             {"stage": "dynamics", "changes": {"learning_rate": 5e-6, "amp": False}},
-            "secret",
         )
 
 
@@ -338,87 +295,3 @@ def test_a_server_that_went_away_is_said_and_the_page_goes_on_when_it_is_back(br
         with stand(run.model_copy(update={"phase": "the gate is decided"}), port=first.port):
             expect(page.locator("#line")).to_have_text("live")
             expect(page.locator("#phase")).to_have_text("the gate is decided")
-
-
-class Serving(threading.Thread):
-    """The real server in a thread, for the bundle of a run."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.root = root
-        self.url = ""
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._end = asyncio.Event()
-
-    def __enter__(self) -> Serving:
-        self.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self.join()
-
-    def run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        async with serving([self.root]) as served:
-            self.url = served.url
-            self._ready.set()
-            await self._end.wait()
-
-
-def test_a_real_run_is_shown_by_the_real_server_with_its_curves_pictures_and_gates(
-    browser: Browser, finished: World
-) -> None:
-    root = bundle_of(finished)
-    with Serving(root) as server, tab(browser, server.url) as page:
-        expect(page.locator("#status")).to_contain_text("passed")
-        expect(page.locator("#stages .stage")).to_have_count(4)
-        page.wait_for_function("() => Number(document.querySelector('#curve').dataset.points) > 0")
-        page.wait_for_function("() => document.querySelector('#picture').naturalWidth > 0")
-        decided = sum(
-            each.message.name == "gate_decided" for each in read_journal(root / "Logs" / "events.jsonl")
-        )
-        expect(page.locator("#gates > li")).to_have_count(decided)
-        expect(page.locator("#inference")).to_contain_text("passed")
-        report = page.locator("#reports a").first
-        answer = page.request.get(server.url + str(report.get_attribute("href")))
-        assert answer.ok, answer.text()
-        page.goto(f"{server.url}?run=20000101_000000")
-        expect(page.locator("#empty")).to_contain_text("knows no run 20000101_000000")
-
-
-def test_the_static_copy_works_from_a_moved_bundle_without_any_server(
-    browser: Browser, finished: World, tmp_path: Path
-) -> None:
-    root = bundle_of(finished)
-    moved = shutil.copytree(root, tmp_path / "else where" / root.name)
-    told = read_journal(moved / "Logs" / "events.jsonl")
-    path = write_page(Bundle(moved, finished_name(moved)), told)
-    assert path is not None
-    with tab(browser, (moved / path).as_uri()) as page:
-        expect(page.locator("#line")).to_contain_text("static copy of")
-        expect(page.locator("#status")).to_contain_text("passed")
-        assert page.locator("#actions button").count() == 0
-        page.wait_for_function("() => Number(document.querySelector('#curve').dataset.points) > 0")
-        page.wait_for_function("() => document.querySelector('#picture').naturalWidth > 0")
-        expect(page.locator("#about")).to_contain_text("nothing is updated")
-        for link in page.locator("#reports a").all():
-            assert (moved / path).parent.joinpath(str(link.get_attribute("href"))).resolve().is_file()
-
-
-def bundle_of(world: World) -> Path:
-    """The bundle of a world's only run."""
-    (root,) = [each.parent.parent for each in world.directory.rglob("Logs/events.jsonl")]
-    return root
-
-
-def finished_name(root: Path) -> str:
-    """The run's name: the only directory below `results`."""
-    (name,) = [each.name for each in (root / "results").iterdir()]
-    return name

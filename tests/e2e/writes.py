@@ -20,6 +20,9 @@ _MAKING = {"os.mkdir": 0, "os.rename": 1, "os.symlink": 1, "os.link": 1}
 
 def _watch():
     log = os.open(os.environ["TEST_WRITES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if "RANK" in os.environ:
+        with open(os.environ["TEST_WRITES"] + ".ranks", "a") as ranks:
+            ranks.write(os.environ.get("RUN_BUNDLE_ROOT", "") + "\\n")
 
     def heard(event, arguments):
         if event == "open":
@@ -69,6 +72,10 @@ class Writes:
             for path in self._log.read_text().splitlines()
             if not path.startswith("/dev/") and not any(Path(path).is_relative_to(place) for place in allowed)
         }
+
+    def told_to_ranks(self) -> set[str]:
+        """What RUN_BUNDLE_ROOT was in the processes of the training groups."""
+        return set(self._log.with_name(f"{self._log.name}.ranks").read_text().splitlines())
 
     def inside(self, place: Path) -> set[str]:
         """What was written in a directory."""

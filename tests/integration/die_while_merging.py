@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from services.commands.found import checkpoints_of
+from services.commands.checkpoints.found import checkpoints_of
 from shared.worldmodel.merge import merge
 
 TOUCHES = {"open", "os.mkdir", "os.rename", "os.remove"}

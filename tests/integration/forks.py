@@ -102,7 +102,10 @@ def launched(root: Path, ranks: int) -> Iterator[Ranks]:
         processes = [
             CONTEXT.Process(
                 target=_rank,
-                args=({**group, **ours, "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank)}, log),
+                args=(
+                    {**group, **ours, "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    log,
+                ),
                 daemon=True,
             )
             for rank in range(ranks)

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from math import ceil
 
 import pytest
 
+from services.gatekeeper import keeper
+from services.gatekeeper.core.pipeline import decide
+from services.gatekeeper.core.state import RunState
 from services.gatekeeper.handlers import HANDLERS
 from services.gatekeeper.keeper import Keeper
 from shared.bus.memory import Broker, MemoryBus
@@ -33,6 +36,7 @@ from shared.events import (
     ResumeRun,
     RunFinished,
     RunPaused,
+    RunQueued,
     RunResumed,
     RunSpec,
     StartRun,
@@ -398,3 +402,27 @@ async def test_an_event_that_cannot_be_folded_leaves_the_other_runs_alone(world:
     )
     await world.start()
     assert finished(await world.until(RunFinished)).status == "stage_completed"
+
+
+async def test_a_run_of_which_nothing_is_new_costs_no_thought(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answering = False
+    world.gatekeeper()
+    for number in range(5):
+        await world.start(f"20261121_12000{number}")
+    await world.until(RunQueued, "20261121_120004")
+    thought: list[str] = []
+
+    def decided(state: RunState, ahead: Sequence[str] = ()) -> list[Event]:
+        thought.append(state.run_id)
+        return decide(state, ahead)
+
+    monkeypatch.setattr(keeper, "decide", decided)
+    await world.ask(PauseRun, "20261121_120003")
+    await world.until(OperatorRequested, "20261121_120003", count=2)
+    await world.ask(PauseRun, "20261121_120004")
+    await world.until(OperatorRequested, "20261121_120004", count=2)
+    await asyncio.sleep(0.05)
+    assert set(thought) <= {"20261121_120003", "20261121_120004"}
+    assert thought

@@ -77,7 +77,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have groups launched whose ranks do not import torch."""
 
-    def command(python: str, ranks: int) -> list[str]:
+    def command(python: str, ranks: int, _: object) -> list[str]:
         return [python, tiny_worker.__file__, str(ranks), ENTRY]
 
     monkeypatch.setattr(training, "command", command)

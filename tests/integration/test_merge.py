@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.commands.given import copy_into, read_given
+from services.commands.checkpoints.given import copy_into, read_given
 from services.trainer.wire import Run
 from shared.bundle import Bundle
 from shared.config import TrainingConfig

@@ -39,7 +39,7 @@ async def started(bus: JetStreamBus) -> None:
     """Wait for the service's place in the log, which it makes once it tells."""
     while not any(  # noqa: ASYNC110 - the server says it only when asked
         each.config.durable_name == "reporter-events-notify-team" and each.num_waiting
-        for each in await bus._js.consumers_info("WORLDLOOP_EVENTS")
+        for each in await bus._connection.js.consumers_info("WORLDLOOP_EVENTS")
     ):
         await asyncio.sleep(0.05)
 

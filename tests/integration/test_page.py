@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import Route
 
+from services.reporter.page.app import Site, create_app
 from services.reporter.page.server import open_page
 from services.reporter.page.static_page import write_page
 from shared.bundle import Bundle
@@ -176,13 +181,67 @@ async def test_what_cannot_be_asked_for_is_refused_with_a_reason(
     assert answer.json()["error"]
 
 
-async def test_a_server_with_a_token_asks_for_it(root: Path) -> None:
-    async with serving([root], token="secret") as served, httpx.AsyncClient(base_url=served.url) as client:
-        path = f"{API}/actions/pause"
-        for headers in (page_headers(served), page_headers(served, **{"X-Worldloop-Token": "guess"})):
-            assert (await client.post(path, content="{}", headers=headers)).status_code == 401
-        right = page_headers(served, **{"X-Worldloop-Token": "secret"})
-        assert (await client.post(path, content="{}", headers=right)).status_code == 202
+@pytest.fixture
+async def locked(root: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that has a token."""
+    async with serving([root], token="sécret") as served, httpx.AsyncClient(base_url=served.url) as found:
+        found.headers["Origin"] = served.url.rstrip("/")
+        yield found
+
+
+async def test_nothing_is_read_or_asked_for_without_the_token(locked: httpx.AsyncClient) -> None:
+    assert (await locked.get("")).status_code == 200  # the page itself is in every package
+    routes = [route for route in create_app(Site(*[None] * 4)).routes if isinstance(route, Route)]  # type: ignore[arg-type]
+    closed = [route for route in routes if route.path.startswith("/api/") and route.path != "/api/session"]
+    assert len(closed) == 6
+    wrong: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": "Bearer guess"},
+        {"Authorization": "Bearer"},
+        {"Cookie": "worldloop=1; worldloop-00000000=9999999999-00"},
+    )
+    for route in closed:
+        path = re.sub("{(\\w+)[^}]*}", lambda found: RUN if found[1] == "run" else "dynamics", route.path)
+        for headers in wrong:
+            answer = await locked.request(next(iter(route.methods or ())), path, headers=headers)
+            assert answer.status_code == 401, path
+            assert RUN not in answer.text
+    bearer = httpx.Headers({"Authorization": "Bearer sécret"}, encoding="utf-8")
+    assert (await locked.get(API, headers=bearer)).status_code == 200
+    asked = await locked.post(f"{API}/actions/pause", json={}, headers=bearer)
+    assert asked.status_code == 202
+
+
+async def test_the_token_is_given_once_for_a_cookie_that_no_script_and_no_other_site_can_use(
+    locked: httpx.AsyncClient,
+) -> None:
+    assert (await locked.post("api/session", json={"token": "secret"})).status_code == 401
+    assert (await locked.post("api/session", json={})).status_code == 400
+    evil = {"Origin": "http://evil.example"}
+    assert (await locked.post("api/session", json={"token": "sécret"}, headers=evil)).status_code == 403
+    assert not locked.cookies
+    answer = await locked.post("api/session", json={"token": "sécret"})
+    assert answer.status_code == 204
+    set_cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict"} <= set(set_cookie.split("; "))
+    assert "Secure" not in set_cookie
+    assert "sécret" not in set_cookie
+    assert "Path" not in set_cookie  # the browser takes `<prefix>/api`
+    assert (await locked.get(API)).status_code == 200
+    assert (await locked.post(f"{API}/actions/pause", json={})).status_code == 202
+    assert (await locked.post(f"{API}/actions/pause", json={}, headers=evil)).status_code == 403
+
+
+async def test_behind_tls_the_cookie_is_sent_over_tls_only(locked: httpx.AsyncClient) -> None:
+    secure = {"Origin": locked.headers["Origin"].replace("http:", "https:")}
+    answer = await locked.post("api/session", json={"token": "sécret"}, headers=secure)
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("path", ["api/runs", API, f"{API}/stream"])
+async def test_a_page_of_another_origin_reads_nothing(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path, headers={"Origin": "http://evil.example"})
+    assert answer.status_code == 403
 
 
 async def test_a_name_that_is_not_ours_is_refused(client: httpx.AsyncClient) -> None:
@@ -216,6 +275,57 @@ async def test_nothing_but_what_the_page_names_is_served(
         assert b"secret" not in answer.content or b"error" in answer.content
 
 
+@pytest.mark.parametrize("number", ["x", "1.5", "9" * 40, "٣", "1_0"])
+async def test_a_span_of_no_whole_numbers_is_refused(client: httpx.AsyncClient, number: str) -> None:
+    for name in ("from", "to", "points"):
+        answer = await client.get(f"{API}/history/dynamics", params={name: number})
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(name)
+
+
+async def test_two_hundred_runs_are_listed_newest_first(root: Path) -> None:
+    (started,) = read_journal(root / "Logs" / "events.jsonl")[:1]
+    runs = [f"20260102_{number // 60:02}{number % 60:02}00" for number in range(200)]
+    told = [
+        replace(
+            started,
+            message=started.message.model_copy(update={"run_id": run}),
+            time=started.time + timedelta(seconds=place),
+        )
+        for place, run in enumerate(runs)
+    ]
+    async with serving(records=told) as served, httpx.AsyncClient(base_url=served.url) as client:
+        assert [row["run_id"] for row in (await client.get("api/runs")).json()] == runs[::-1]
+        async with client.stream("GET", f"api/runs/{runs[0]}/stream") as response:
+            lines = response.aiter_lines()
+            assert (await event(lines, "page"))["run"]["run_id"] == runs[0]
+            await served.bus.publish(RunPaused(run_id=runs[7], by="operator", reason="lunch"))
+            rows = await event(lines, "runs")
+            while (row := rows[200 - 1 - 7])["status"] != "paused":
+                rows = await event(lines, "runs")
+            assert row["run_id"] == runs[7]
+            assert len(rows) == 200
+
+
+async def test_the_whole_page_is_made_once_for_all_who_come_until_something_changes(served: Served) -> None:
+    board = served.server.board
+    view = await board.view(RUN)
+    assert view is not None
+    lines = [board.join(view), board.join(view)]
+    first, second = [await line.take() for line in lines]
+    assert first is not None
+    assert second is not None
+    page = first.partition(b"\n\n")[0]
+    assert second.startswith(page)
+    await served.bus.publish(RunPaused(run_id=RUN, by="operator", reason="lunch"))
+    async with asyncio.timeout(20):
+        while view.fold.run.status != "paused":  # noqa: ASYNC110 - the follower is another task
+            await asyncio.sleep(0.01)
+    third = await board.join(view).take()
+    assert third is not None
+    assert json.loads(third.partition(b"\n\n")[0].partition(b"data: ")[2])["run"]["status"] == "paused"
+
+
 @pytest.mark.parametrize(
     "path", ["api/runs/20200101_000000", "api/runs/nonsense", f"{API}/history/pong", "x.js"]
 )
@@ -244,7 +354,8 @@ async def test_a_page_outlives_its_bundle(root: Path, client: httpx.AsyncClient)
 
     shutil.rmtree(root)
     assert (await client.get(API)).status_code == 200
-    assert (await client.get(f"{API}/history/dynamics")).json()["curves"] == []
+    missing = (await client.get(f"{API}/history/dynamics")).json()["error"]
+    assert missing.startswith(f"the run's bundle is not at {root}: if it was moved, move it back")
 
 
 async def test_a_page_outlives_the_nats_server_and_knows_runs_it_never_saw(

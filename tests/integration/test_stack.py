@@ -16,7 +16,7 @@ import pytest
 
 from services import stack, stack_state, supervisor
 from shared.bus.jetstream import JetStreamBus
-from shared.errors import UsageError
+from shared.errors import BusError, UsageError
 from shared.events import RunPaused
 from shared.settings import Settings
 
@@ -88,6 +88,7 @@ def test_up_waits_for_the_services_and_gives_them_the_mark_of_the_stack(
     marks = json.loads((settings.state_dir / "marks.json").read_text())
     assert marks["WORLDLOOP_STACK"] == str(settings.state_dir)
     assert marks["WORLDLOOP_NATS_URL"] == state.url
+    assert marks["WORLDLOOP_NATS_KEY"] == str(stack_state.key_file(settings, "monitor"))
     assert "WORLDLOOP_OUTPUT_ROOT" not in marks
     assert "RUN_BUNDLE_ROOT" not in marks
     again = stack.up(settings, commands={"monitor": LIVING})
@@ -100,7 +101,7 @@ async def test_a_killed_server_comes_back_on_its_port_with_what_it_held(settings
     import asyncio
 
     state = await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
-    bus = await JetStreamBus.connect(state.url)
+    bus = await JetStreamBus.connect(state.url, key=stack_state.key_file(settings, "gatekeeper"))
     try:
         await bus.publish(RunPaused(run_id="20260101_000000", reason="test", by="operator", ordinal=1))
         await asyncio.to_thread(comes_back, settings, "nats-server")
@@ -108,6 +109,21 @@ async def test_a_killed_server_comes_back_on_its_port_with_what_it_held(settings
         assert running(settings).url == state.url
     finally:
         await bus.close()
+
+
+async def test_nobody_else_on_the_machine_gets_into_the_stack(settings: Settings) -> None:
+    import asyncio
+
+    state = await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
+    with pytest.raises(BusError, match="lets nobody in without a key"):
+        await JetStreamBus.connect(state.url)
+    keys = stack_state.key_file(settings, "operator").parent
+    assert [path.stat().st_mode & 0o777 for path in (settings.state_dir, keys)] == [0o700, 0o700]
+    assert {path.stat().st_mode & 0o777 for path in keys.glob("*.nk")} == {0o600}
+    before = {path: path.read_text() for path in keys.iterdir()}
+    await asyncio.to_thread(stack.down, settings)
+    await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
+    assert {path: path.read_text() for path in keys.iterdir()} == before
 
 
 def test_a_killed_service_comes_back_and_the_others_go_on(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -89,6 +90,26 @@ async def test_what_needs_no_training_launches_nothing(stands: Stands) -> None:
     assert (await stand.train(plan("video_tokenizer", 0, TARGET, attempt=2))).reason == "stopped"
     names = [record.message.name for record in await stand.bus.events(RUN)]
     assert names == ["run_started", "chunk_done", "chunk_done"]
+
+
+async def test_a_bundle_that_was_moved_away_is_missed_and_not_made_anew(
+    stands: Stands, tmp_path: Path
+) -> None:
+    stand = await stands()
+    root, elsewhere = stand.bundle.root, tmp_path / "elsewhere"
+    root.rename(elsewhere)
+    first = await stand.train(plan("video_tokenizer", 0, TARGET, attempt=1, resume_from="gone"))
+    second = await stand.train(plan("video_tokenizer", 0, TARGET, attempt=2))
+    for done in (first, second):
+        assert (done.reason, done.end_step, done.checkpoints) == ("stopped", 0, [])
+        assert f"the run's bundle is not at {root}" in done.stderr_tail
+        assert f"worldloop bundle move NEW_PLACE {root}" in done.stderr_tail
+    assert not root.exists()
+    elsewhere.rename(root)
+    start = f"results/{stand.bundle.run_name}/video_tokenizer/checkpoints/video_tokenizer_step_9"
+    third = await stand.train(plan("video_tokenizer", 10, TARGET, attempt=3, resume_from=start))
+    assert f"{root} has no {start} to go on from" in third.stderr_tail
+    assert [each.message.name for each in await stand.bus.events(RUN)] == ["run_started"] + ["chunk_done"] * 3
 
 
 async def test_a_plan_that_could_not_be_launched_is_not_acked(stands: Stands) -> None:

@@ -71,7 +71,7 @@ def train(run: Run, link: Link, peer: socket.socket | None) -> None:
         link.send(Progress(step=step, loss=1.0, learning_rate=1e-3, frames_per_sec=1.0))
         if step % EVERY == 0:
             path = bundle.checkpoint(plan.stage, step)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
             (path / "model_state_dict.pt").touch()
             link.send(Saved(path=bundle.relative(path), step=step))
     link.send(

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from services.commands.config_files import find_configs, profile_names
-from services.commands.options import TrainOptions
-from services.commands.resolve import Resolution, assignments, resolve
+from services.commands.configuration.files import find_configs, profile_names
+from services.commands.configuration.resolve import Resolution, assignments, resolve
 from services.commands.schema import Setting
+from services.commands.training.options import TrainOptions
 from services.policy import Policy
 from shared.config import RunConfig
 from shared.errors import ConfigurationError, UsageError
@@ -284,3 +285,14 @@ def test_the_nearest_configs_directory_is_read(configs: Path, monkeypatch: pytes
 def test_a_resolved_run_survives_the_wire() -> None:
     run = resolve(SHIPPED, "demo").run
     assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_what_an_event_holds_is_read_back_without_the_keys_of_another_version() -> None:
+    resolved = resolve(SHIPPED, "demo")
+    for own in (resolved.run, resolved.policy):
+        content = {"of_another_version": {}, **own.model_dump(mode="json")}
+        for section in content.values():
+            section["of_another_version"] = 1
+        with pytest.raises(ValidationError, match="of_another_version"):
+            type(own).model_validate(content)
+        assert type(own).recorded(content) == own

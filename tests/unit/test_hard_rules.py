@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from services.commands.config_files import profile_names
-from services.commands.options import TrainOptions
-from services.commands.resolve import resolve
+from services.commands.configuration import yaml_file
+from services.commands.configuration.files import profile_names
+from services.commands.configuration.resolve import resolve
+from services.commands.training.options import TrainOptions
 from services.gatekeeper.core.pipeline import decide
 from services.gatekeeper.core.state import Accepted
+from shared import safe_yaml
 from shared.bundle import Bundle
 from shared.config import KNOBS, InferenceConfig
 from shared.errors import BundleError
@@ -119,6 +122,28 @@ def test_asset_move_files_are_ignored_by_git() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert "docs/action/asset-move-report-*.md" in ignored
     assert "docs/action/asset-move-manifest-*.txt" in ignored
+
+
+def test_nothing_from_outside_is_run_as_code_or_read_by_a_shell() -> None:
+    """No shell, no eval, no YAML or array loader that makes objects: names and files stay data."""
+    never = {"os.system", "os.popen", "asyncio.create_subprocess_shell", "subprocess.getoutput"}
+    never |= {"eval", "exec", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "h5py.special_dtype"}
+    found = []
+    for path in [*(ROOT / "services").rglob("*.py"), *(ROOT / "shared").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if (
+                ast.unparse(node.func) in never
+                or words.get("shell", "False") != "False"
+                or words.get("allow_pickle", "False") != "False"
+                or (ast.unparse(node.func) == "yaml.load" and path.name != "safe_yaml.py")
+            ):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
+    assert issubclass(safe_yaml.Loader, yaml.SafeLoader)
+    assert issubclass(yaml_file._Loader, safe_yaml.Loader)
 
 
 def test_files_are_unpickled_in_one_place_and_never_with_code() -> None:

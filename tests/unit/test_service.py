@@ -140,6 +140,8 @@ async def test_events_are_filtered_by_the_names_that_have_handlers(
         "chunk_started",
         "evidence_timed_out",
         "gpu_evidence",
+        "node_joined",
+        "node_lost",
         "run_paused",
     )
     assert bus.broker.wanted == {("monitor", "monitor-events"): names}
@@ -338,6 +340,24 @@ async def test_an_idle_service_says_so(bus: MemoryBus, settings: Settings) -> No
     async with served(App("trainer", None, {}), bus, settings):
         (beat,) = await heartbeats(bus, 1)
     assert (beat.run_id, beat.working_on) == (NO_RUN, [])
+
+
+class LostBus(MemoryBus):
+    """One that cannot be reached."""
+
+    @property
+    def connected(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [MemoryBus, LostBus])
+async def test_a_service_touches_its_file_for_health_checks_while_it_is_connected(
+    kind: type[MemoryBus], settings: Settings
+) -> None:
+    bus, alive = kind("trainer"), settings.state_dir / "trainer.alive"
+    async with served(App("trainer", None, {}), bus, settings):
+        await heartbeats(bus, 2)  # the file is touched after the first and before the second
+        assert alive.exists() == bus.connected
 
 
 async def test_a_failing_background_task_ends_the_service(bus: MemoryBus, settings: Settings) -> None:

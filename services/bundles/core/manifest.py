@@ -35,6 +35,11 @@ class Manifest:
     """Path of a symbolic link -> where it leads, as it stands there."""
 
 
+def printable(path: str) -> str:
+    """A path in one line that any terminal or report can show: what is not printable is escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)
+
+
 def to_bytes(manifest: Manifest) -> bytes:
     """The manifest as a file's content; names with line ends or backslashes are escaped as GNU does."""
     lines = [
@@ -58,7 +63,7 @@ def parse(content: bytes) -> Manifest:
     links: dict[str, str] = {}
     for number, line in enumerate(content.decode(errors="surrogateescape").split("\n"), start=1):
         if line.startswith(LINK):
-            path, target = json.loads(line.removeprefix(LINK))
+            path, target = _link(line.removeprefix(LINK))
             links[path] = target
         elif line and not line.startswith("#"):
             found = LINE.fullmatch(line)
@@ -67,6 +72,17 @@ def parse(content: bytes) -> Manifest:
             escaped, digest, path = found.groups()
             files[_unescaped(path) if escaped else path] = digest
     return Manifest(files, links)
+
+
+def _link(text: str) -> tuple[str, str]:
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        found = None
+    match found:
+        case [str(path), str(target)]:
+            return path, target
+    raise ValueError(f"`{text[:80]}` is no link: a list of a path and where it leads is wanted")
 
 
 def missing_or_changed(expected: Manifest, found: Manifest) -> list[Fault]:

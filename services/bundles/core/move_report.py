@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.bundles.core.manifest import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -56,5 +58,10 @@ def to_markdown(moved: Moved) -> str:
         "This file and the manifest are local only: git ignores them.",
     ]
     if moved.dangling:
-        lines += ["", "These links lead nowhere from here:", "", *(f"- `{path}`" for path in moved.dangling)]
+        lines += [
+            "",
+            "These links lead nowhere from here:",
+            "",
+            *(f"- `{printable(path)}`" for path in moved.dangling),
+        ]
     return "\n".join(lines) + "\n"

@@ -10,10 +10,9 @@ import typer
 
 from services.commands import places
 from services.commands.groups.arguments import Json, OutputRoot, Run
+from services.commands.groups.overview import group
 
-bundle = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, verify, move and prune the bundles of runs."
-)
+bundle = group("List, verify, move and prune the bundles of runs.")
 
 
 @bundle.command("list")
@@ -21,7 +20,7 @@ def bundle_list(output_root: OutputRoot = None, as_json: Json = False) -> None:
     """Show every bundle: status, complete or not, size, stages, newest checkpoint, last event."""
     from services.commands import bundle as command
 
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.list_bundles(root=root, now=datetime.now(UTC), as_json=as_json))
 
 
@@ -42,7 +41,7 @@ def bundle_verify(
     """
     from services.commands import bundle as command
 
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     code = command.verify_bundle(run, root=root, seal=seal, now=datetime.now(UTC), as_json=as_json)
     raise typer.Exit(code)
 
@@ -63,7 +62,7 @@ def bundle_move(
     """
     from services.commands import bundle as command
 
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.move_bundle(run, to, root=root, now=datetime.now(UTC)))
 
 
@@ -88,7 +87,7 @@ def bundle_prune(
 
     code = command.prune_bundle(
         run,
-        root=places.output_root(output_root, None),
+        root=places.root(output_root),
         keep_last=keep_last,
         dry_run=dry_run,
         yes=yes,

@@ -11,11 +11,10 @@ import typer
 
 from services.commands import places
 from services.commands.groups.arguments import Json, OutputRoot
+from services.commands.groups.overview import group
 from shared.errors import UsageError
 
-checkpoints = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, validate and merge checkpoints of any run."
-)
+checkpoints = group("List, validate and merge checkpoints of any run.")
 
 Places = Annotated[
     list[str] | None,
@@ -31,7 +30,7 @@ Places = Annotated[
 def checkpoints_list(path: Places = None, output_root: OutputRoot = None, as_json: Json = False) -> None:
     """Show every checkpoint: stage, updates done, valid or why not, size, architecture, recordings, gates."""
     command = _work()
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.list_checkpoints(path or [], root=root, as_json=as_json))
 
 
@@ -39,7 +38,7 @@ def checkpoints_list(path: Places = None, output_root: OutputRoot = None, as_jso
 def checkpoints_validate(path: Places = None, output_root: OutputRoot = None, as_json: Json = False) -> None:
     """Read every checkpoint through, without running code from it. Exit code 1: one is not valid."""
     command = _work()
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.validate(path or [], root=root, as_json=as_json))
 
 
@@ -84,7 +83,7 @@ def checkpoints_merge(
         frame_size=frame_size,
         context_length=context_length,
         now=datetime.now(UTC),
-        root=places.output_root(output_root, None),
+        root=places.root(output_root),
         as_json=as_json,
     )
     raise typer.Exit(code)
@@ -93,7 +92,7 @@ def checkpoints_merge(
 def _work() -> ModuleType:
     """The module that does the work; it reads checkpoints, and so needs torch."""
     try:
-        from services.commands import checkpoints as command
+        from services.commands.checkpoints import commands as command
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is missing: pip install 'worldloop[trainer]'") from None
     return command

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from services.commands.groups.arguments import Json
+from services.commands.groups.overview import group
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get, make and inspect frames files.")
+data = group("Get, make and inspect frames files.")
 
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Default data/<game>_frames.h5.")]
 Size = Annotated[

@@ -9,10 +9,11 @@ import typer
 
 from services.commands import places
 from services.commands.groups.arguments import Json, OutputRoot
+from services.commands.groups.overview import group
 from shared.errors import UsageError
 from shared.events import Stage
 
-history = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The rows that training logged.")
+history = group("The rows that training logged.")
 
 
 @history.callback()
@@ -46,5 +47,5 @@ def history_export(
         from services.commands import history as command
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is missing: pip install 'worldloop[monitor]'") from None
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.export(source, stage=stage, form=form, out=out, root=root, as_json=as_json))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from services.commands.groups.arguments import Json
+from services.commands.groups.overview import group
 
-monitor = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look through the monitor's eyes.")
+monitor = group("Look through the monitor's eyes.")
 
 
 @monitor.callback()

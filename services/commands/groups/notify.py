@@ -5,10 +5,9 @@ from __future__ import annotations
 import typer
 
 from services.commands.groups.arguments import Json
+from services.commands.groups.overview import group
 
-notify = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Who is told of pauses, ends and alerts."
-)
+notify = group("Who is told of pauses, ends and alerts.")
 
 
 @notify.command("show")

@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from services.commands import places
 from services.commands.groups.arguments import Json, OutputRoot, Run
+from services.commands.groups.overview import Overview
 from services.reporter.config import WandbSource
 from shared.errors import UsageError
 from shared.events import Stage
@@ -20,7 +20,7 @@ KINDS = ("loop", "git", "wandb", "retrospective", "inference")
 ALL = "all"
 
 
-class ReportGroup(TyperGroup):
+class ReportGroup(Overview):
     """`report RUN` is `report all RUN`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -59,7 +59,7 @@ def report_all(
     output_root: OutputRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Write all reports of a run again, wherever its bundle lies; no server is asked.
+    """Write all reports of a run and its page again, wherever its bundle lies; no server is asked.
 
     Of a run that has not ended they say how far it is. Exit code 1: one could not be written.
     """
@@ -113,7 +113,7 @@ def report_wandb(
     Asks W&B's API anew where the source says so; the report of a bundle is written in place.
     """
     command = _histories()
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.wandb(source, source=origin, stage=stage, out=out, root=root, as_json=as_json))
 
 
@@ -134,7 +134,7 @@ def report_compare(
 ) -> None:
     """Compare runs stage by stage from local files: what was configured differently, what came of it."""
     command = _histories()
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.compare(runs, stage=stage, into=into, root=root, as_json=as_json))
 
 
@@ -142,7 +142,7 @@ def _histories() -> ModuleType:
     try:
         from services.commands import report_wandb
     except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is missing: pip install 'worldloop[monitor,reporter]'") from None
+        raise UsageError(f"{error.name} is missing: pip install 'worldloop[reporter]'") from None
     return report_wandb
 
 
@@ -179,9 +179,7 @@ def report_git(
         from services.commands import report_git as command
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is missing: pip install 'worldloop[reporter]'") from None
-    options = command.GitOptions(
-        run, places.output_root(output_root, None), repo, game, year, mode, into, limit_sec
-    )
+    options = command.GitOptions(run, places.root(output_root), repo, game, year, mode, into, limit_sec)
     raise typer.Exit(command.report_git(options, as_json=as_json))
 
 
@@ -190,5 +188,5 @@ def _write(run: str | None, kinds: list[str], output_root: Path | None, *, as_js
 
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"--kind {unknown[0]}: no such report; there are {', '.join(KINDS)}")
-    root = places.output_root(output_root, None)
+    root = places.root(output_root)
     raise typer.Exit(command.report(run, kinds=kinds, root=root, as_json=as_json))

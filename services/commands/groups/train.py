@@ -1,4 +1,4 @@
-"""The declaration of `worldloop train`: its flags are the table in `services.commands.options`."""
+"""The declaration of `worldloop train`: its flags are the table in `services.commands.training.options`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from services.commands.groups.arguments import Json, NatsUrl, TrueFalse
-from services.commands.options import FLAGS, Flag, TrainOptions, flag_of
+from services.commands.training.options import FLAGS, Flag, TrainOptions, flag_of
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -78,7 +78,7 @@ def train(
     (docs/tinyworlds.md). Exit code 0: passed, stage_completed or detached; 1: failed or stopped; 2: something
     cannot be used, and nothing was started.
     """
-    from services.commands import train as command
+    from services.commands.training import train as command
 
     asked = replace(options, assignments=tuple(assignments or ()))
     raise typer.Exit(command.train(asked, resume=resume, nats_url=nats_url, as_json=as_json))

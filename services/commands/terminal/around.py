@@ -50,6 +50,7 @@ def services(page: Page, frame: Frame) -> Section:
         return some([], rank=4)
     heads = ("services", "heard", "waiting", "unsettled", "dead letters", "works on")
     rows = [[Text(each, style=DIM if at else BOLD) for at, each in enumerate(heads)]]
+    heard = any(row.heard is not None for row in known)
     for row in page.services:
         counts = (row.waiting, row.unsettled, row.dead)
         rows.append(
@@ -61,7 +62,9 @@ def services(page: Page, frame: Frame) -> Section:
                 Text(", ".join(row.working_on) or "-"),
             ]
         )
-    table = columns(rows, frame.width, right=(1, 2, 3, 4), drop=(5, 3, 2))
+    if not heard:  # nobody listened, as in `status`: heartbeats come now and then
+        rows = [[row[at] for at in (0, 2, 3, 4)] for row in rows]
+    table = columns(rows, frame.width, right=(1, 2, 3, 4), drop=(5, 3, 2) if heard else (2, 1))
     brief = _brief(page)
     return Section(4, 1, 1, len(table), lambda count: table if count >= len(table) else [brief])
 

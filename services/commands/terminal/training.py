@@ -50,12 +50,13 @@ class Frame:
 def head(page: Page, frame: Frame) -> Section:
     """Which run it is, what it does, when it will be done."""
     run = page.run
+    game = "".join(run.run_name.split("_", 6)[6:])  # until it has started, the run has no name but its id
     title = Text.assemble(
         styled(run.status),
         (" (degraded)" if run.degraded else "", WATCH),
         ("" if page.mode == "autoregressive" else f" ({page.mode})", WATCH),
         ("  " + run.run_id, BOLD),
-        f"  {run.run_name.split('_', 6)[-1]}" if run.run_name else "",
+        f"  {game}" if game else "",
         f"  {page.profile}" if page.profile else "",
     )
     reason = f" ({page.reason})" if page.reason and run.status != "running" else ""

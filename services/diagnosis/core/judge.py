@@ -150,8 +150,9 @@ def _throughput(found: StageEvidence, checkpoints: Sequence[Checkpoint]) -> Thro
 def _frames_per_update(config: Mapping[str, Any]) -> int | None:
     """Training frames an update consumes, all ranks; none where the configuration does not say."""
     factors = [config.get(key) for key in FRAME_FACTORS]
+    hosts = config.get("nnodes")
     known = [factor for factor in factors if isinstance(factor, int) and factor > 0]
-    return prod(known) if len(known) == len(FRAME_FACTORS) else None
+    return prod(known) * (hosts if isinstance(hosts, int) else 1) if len(known) == len(factors) else None
 
 
 # --- divergence -------------------------------------------------------------------------------------------

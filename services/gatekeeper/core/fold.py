@@ -119,8 +119,8 @@ def _rejected(state: RunState, _: CommandRejected) -> RunState:
 
 
 def _new(state: RunState, spec: RunSpec) -> RunState:
-    policy = Policy.model_validate(spec.policy.get("gatekeeper", {}))
-    configuration = RunConfig.model_validate(spec.configuration)
+    policy = Policy.recorded(spec.policy.get("gatekeeper", {}))
+    configuration = RunConfig.recorded(spec.configuration)
     stages = {}
     for name in (name for name in STAGES if name in spec.stages):
         config = configuration.stage(name)
@@ -328,8 +328,10 @@ def _gate(state: RunState, event: GateDecided) -> RunState:
         degraded=state.degraded or event.degraded,
         blocked=event if event.decision == "stop" and event.reason != "stopped" else None,
     )
-    if event.reason == "stopped":
-        return _end(state, "stopped", state.stop or "the chunk was stopped")
+    if event.reason == "stopped" and state.stop is not None:
+        return _end(state, "stopped", state.stop)
+    if event.reason == "stopped":  # the trainer could not go on, and says why
+        return _end(state, "failed", "; ".join(reason.text for reason in event.reasons))
     return _advance(state)
 
 
@@ -460,19 +462,18 @@ def _command_timed_out(state: RunState, event: CommandTimedOut) -> RunState:
         if state.stop is not None:
             return _end(state, "stopped", state.stop)
         if chunk.sending.exhausted(limit):
-            return _end(state, "failed", _unanswered(event, limit))
+            plan = chunk.plan
+            asked = f"the trainer did not begin {plan.stage} attempt {plan.attempt}"
+            return _end(state, "failed", f"{asked}, asked {limit + 1} times")
         return replace(state, chunk=replace(chunk, sending=chunk.sending.again()))
     if evaluation is not None and evaluation.done is None:
         if event.command != evaluate_command(state, evaluation).id:
             return state
         if evaluation.sending.exhausted(limit):
-            return _end(state, "failed", _unanswered(event, limit))
+            asked = f"the inference service did not answer for test {evaluation.number}"
+            return _end(state, "failed", f"{asked}, asked {limit + 1} times")
         return replace(state, evaluation=replace(evaluation, sending=evaluation.sending.again()))
     return state
-
-
-def _unanswered(event: CommandTimedOut, limit: int) -> str:
-    return f"{event.service} did not answer {event.command}, sent {limit + 1} times"
 
 
 def _report_written(state: RunState, event: ReportWritten) -> RunState:

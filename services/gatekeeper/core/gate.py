@@ -100,16 +100,25 @@ def withhold(decided: GateDecided, done: GateDecided) -> GateDecided:
 
 
 def _stopped(state: RunState, stage: StageState, chunk: Chunk, done: ChunkDone) -> GateDecided:
-    """The operator's stop: no evidence, no budget; a resume goes on to the same target."""
+    """The operator's stop, or the trainer's who found no files: no evidence, no budget.
+
+    A resume goes on to the same target.
+    """
     plan = chunk.plan
     resume_from, resume_step = _newest(stage, done, plan.target_step)
+    start = plan.resume_from
+    if resume_step < plan.start_step and start is not None and not _is_broken(done, start):
+        resume_from, resume_step = start, plan.start_step  # nothing was trained, and the trainer saw nothing
+    name, text = "chunk_end", f"stopped at step {done.end_step} of {plan.target_step}"
+    if state.stop is None and done.stderr_tail:
+        name, text = "files", done.stderr_tail
     reason = Reason(
         check=1,
-        name="chunk_end",
+        name=name,
         value={"reason": done.reason, "end_step": done.end_step},
         threshold={"reason": "completed", "end_step": plan.target_step},
         ok=False,
-        text=f"stopped at step {done.end_step} of {plan.target_step}",
+        text=text,
     )
     course = Course(resume_from, resume_step, plan.target_step, stage.target, dict(stage.wish))
     return record(

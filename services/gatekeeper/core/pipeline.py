@@ -117,7 +117,9 @@ def _next_stage(state: RunState, stage: StageState) -> list[Event]:
 
 
 def _blocked(state: RunState, gate: GateDecided) -> StageBlocked:
-    factors = [reason.text for reason in gate.reasons if not reason.ok]
+    failed = {reason.name: reason.text for reason in gate.reasons if not reason.ok}
+    told = (text for name, text in failed.items() if f"{name}_watch" not in failed)
+    factors = dict.fromkeys(told)  # of two limits that a number broke, the wider one alone
     why = f"budget spent ({gate.retries_used} of {gate.retries_max} retries, {gate.restarts_used} restarts)"
     if gate.observed is not None:
         why = "observed only, nothing is trained again"

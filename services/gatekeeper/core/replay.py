@@ -140,7 +140,7 @@ def _asked_for(event: Message, policy: Policy, max_mse: float) -> Message:
     if not isinstance(event, OperatorRequested) or event.request != "start_run":
         return event
     spec = RunSpec.model_validate(event.arguments["spec"])
-    inference = RunConfig.model_validate(spec.configuration).inference.model_copy(update={"max_mse": max_mse})
+    inference = RunConfig.recorded(spec.configuration).inference.model_copy(update={"max_mse": max_mse})
     under = spec.model_copy(
         update={
             "policy": {**spec.policy, "gatekeeper": policy.model_dump(mode="json")},

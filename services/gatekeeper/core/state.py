@@ -160,10 +160,12 @@ def effective_batch(parameters: Mapping[str, JsonValue]) -> int:
     size, steps, ranks = (
         parameters[key] for key in ("batch_size_per_gpu", "gradient_accumulation_steps", "nproc_per_node")
     )
+    hosts = parameters.get("nnodes", 1)
     assert isinstance(size, int)
     assert isinstance(steps, int)
     assert isinstance(ranks, int)
-    return size * steps * ranks
+    assert isinstance(hosts, int)
+    return size * steps * ranks * hosts
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Container
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from importlib.resources import files
 
@@ -22,8 +22,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from services.inference.play.conductor import Conductor
 from services.inference.play.config import PlayConfig
 from services.inference.play.legend import Legend
-from services.inference.play.messages import REQUEST
+from services.inference.play.messages import REQUEST, Token
 from services.inference.play.session import Session
+from shared.web.access import Access
 from shared.web.origin import host_allowed, origin_allowed
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+TOKEN_SEC = 10.0
+"""How long a page gets to show the token."""
 FORBIDDEN, INVALID, FULL, OVER = 1008, 1007, 1013, 1000
 """WebSocket close codes."""
 
@@ -94,6 +97,12 @@ def create_app(
             await socket.close(FORBIDDEN)
             return
         await socket.accept()
+        if config.token is not None and not await _shows(socket, Access(config.token)):
+            text = "Only whoever has this server's token may play: open the address that it printed."
+            with suppress(WebSocketDisconnect, RuntimeError):  # it left instead of answering
+                await socket.send_json({"type": "ended", "reason": "locked", "text": text})
+                await socket.close(FORBIDDEN)
+            return
         session = conductor.join(_now())
         if session is None:
             text = f"All {config.players} places are taken. Please try again in a while."
@@ -120,6 +129,18 @@ def create_app(
 
     routes = [Route(path, asset, methods=["GET"]) for path in PAGE]
     return Starlette(routes=[*routes, WebSocketRoute("/play", play)], lifespan=lifespan)
+
+
+async def _shows(socket: WebSocket, access: Access) -> bool:
+    """Ask a page for the token; whether it has it."""
+    await socket.send_json({"type": "locked"})
+    try:
+        async with asyncio.timeout(TOKEN_SEC):
+            message = await socket.receive()
+        shown = Token.model_validate_json(message.get("text") or "")
+    except (TimeoutError, ValidationError):
+        return False
+    return access.knows(shown.token.encode(errors="replace"))
 
 
 async def _receive(socket: WebSocket, session: Session, conductor: Conductor) -> None:

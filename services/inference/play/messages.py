@@ -1,8 +1,8 @@
 """What goes over the WebSocket.
 
-From the page: one JSON object with a `type`, as below. To the page: JSON objects with a `type` (`welcome`,
-`notice`, `ended`), and binary messages: the length of a JSON header as uint32, big-endian, the header, then a
-PNG (`type` is `frame`) or an mp4 (`type` is `recording`).
+From the page: one JSON object with a `type`, as below. To the page: JSON objects with a `type` (`locked`:
+show the token first; `welcome`, `notice`, `ended`), and binary messages: the length of a JSON header as
+uint32, big-endian, the header, then a PNG (`type` is `frame`) or an mp4 (`type` is `recording`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from shared.config import Config
 
 LARGEST = 1024
 """Bytes of a message from the page, at most."""
+
+
+class Token(Config):
+    """The answer to `locked`."""
+
+    type: Literal["token"]
+    token: str = Field(repr=False)
 
 
 class Press(Config):

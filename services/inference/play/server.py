@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from contextlib import suppress
 import psutil
 import torch
 import uvicorn
+from pydantic_core import from_json
 
 from services.inference.play.app import create_app
 from services.inference.play.conductor import Conductor
@@ -20,8 +20,8 @@ from services.inference.play.messages import LARGEST
 from services.inference.world import World
 from shared.datasets.frames import FramesDataset
 from shared.datasets.mapping import open_frames
-from shared.errors import DatasetError, WorldloopError
-from shared.web.listen import address, listen, own_names
+from shared.errors import DatasetError, UsageError, WorldloopError
+from shared.web.listen import LOOPBACK, address, listen, own_names
 
 THREADS = 4
 """Cores that decoding uses, at most: a batch of a few frames has no work for more."""
@@ -39,8 +39,14 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
         ready: Told the page's URL once it can be opened.
 
     Raises:
+        UsageError: Others than this machine could reach it, and there is no token.
         WorldloopError: Checkpoints or recording cannot be used, the port is taken, or decoding failed.
     """
+    if config.host not in LOOPBACK and not config.token:
+        raise UsageError(
+            f"--host {config.host} lets others in: set WORLDLOOP_PAGE_TOKEN to what they have to show, or "
+            "stay on the loopback interface and forward the port over SSH"
+        )
     torch.set_num_threads(min(THREADS, torch.get_num_threads(), idle_cores()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listener = listen(config.host, [config.port], cure="Name another with --port or --host")
@@ -91,7 +97,7 @@ def _action_names(config: PlayConfig) -> list[str]:
     with open_frames(config.dataset) as frames:
         text = frames.file.attrs.get("action_names", "[]")
     try:
-        return [str(name) for name in json.loads(text)]
+        return [str(name) for name in from_json(text)]
     except (TypeError, ValueError) as error:
         raise DatasetError(
             f"{config.dataset}: its attribute action_names is no JSON list ({error}). Record it again"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shared.bus.protocol import Recorded
 from shared.config import StageConfig
 from shared.events import (
+    STAGES,
     AlertRaised,
     ArtifactEvidence,
     ChunkDone,
@@ -47,9 +48,14 @@ class Chunk:
         return key(self.first)
 
     @property
+    def nnodes(self) -> int:
+        """Hosts it spans."""
+        return StageConfig.recorded(self.first.plan.parameters).nnodes
+
+    @property
     def frames_per_update(self) -> int:
         """Training frames an update consumes, all ranks."""
-        config = StageConfig.model_validate(self.first.plan.parameters)
+        config = StageConfig.recorded(self.first.plan.parameters)
         return (
             config.batch_size_per_gpu
             * config.gradient_accumulation_steps
@@ -66,6 +72,11 @@ class Chunk:
 def key(event: ChunkStarted | ChunkDone | GpuEvidence | ArtifactEvidence) -> Key:
     """The chunk an event is about."""
     return (event.run_id, event.stage, event.attempt)
+
+
+def _before(one: ChunkStarted, other: ChunkStarted) -> bool:
+    """Whether a run's chunk was begun before another: told by what they train, for news may come late."""
+    return (STAGES.index(one.stage), one.attempt) < (STAGES.index(other.stage), other.attempt)
 
 
 class Chunks:
@@ -113,9 +124,13 @@ class Chunks:
     def fold_all(self, records: Iterable[Recorded]) -> Chunks:
         """Take recorded events in order."""
         for record in records:
-            if isinstance(record.message, Event):
-                self.fold(record.message, record.time.timestamp())
+            self.take(record)
         return self
+
+    def take(self, record: Recorded) -> None:
+        """Take the next recorded event."""
+        if isinstance(record.message, Event):
+            self.fold(record.message, record.time.timestamp())
 
     def _close(self, chunk: Chunk) -> None:
         del self._chunks[chunk.key]
@@ -124,8 +139,9 @@ class Chunks:
     def _start(self, event: ChunkStarted, time: float) -> None:
         if key(event) in self._closed:
             return
-        for other in [c for c in self.running() if c.first.run_id == event.run_id and c.key != key(event)]:
-            self._close(other)  # the trainer works on one chunk at a time: this one never ended
+        for other in self.running():
+            if other.first.run_id == event.run_id and _before(other.first, event):
+                self._close(other)  # the trainer works on one chunk at a time: this one never ended
         chunk = self._chunks.get(key(event))
         if chunk is None:
             self._chunks[key(event)] = Chunk(event, time, event, time)

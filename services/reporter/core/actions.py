@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from services.reporter.core.changes import failed_text
 from services.reporter.core.findings import SEEN_MUCH, failed_gate, tokenizer_limits
+from services.reporter.core.hostile import inline
 from services.reporter.core.markdown import number
 from services.reporter.core.story import Outcome, Story
+from shared.events import CommandTimedOut
 
 ADVICE = {
     "oom": "{stage} does not fit into memory at its smallest batch: take a smaller model (`embed_dim`, "
@@ -32,8 +34,7 @@ ADVICE = {
     "quota.",
     "stale_visualization": "{stage} wrote no new picture: look at `Logs/training/` and at disk space.",
     "no_history": "{stage} wrote no history of its losses: look at `Logs/training/` and at disk space.",
-    "inference_metric": "The model does not predict well enough ({failed}), and its retries are spent. "
-    "{limits}",
+    "inference_metric": "The model does not predict well enough ({failed}). {limits}",
     "inference_crash": "The inference test could not be used ({failed}): mend that, then go on.",
 }
 """Reason of a gate that ended a run -> what to do about it."""
@@ -62,6 +63,11 @@ def _now(story: Story, outcome: Outcome) -> Iterator[str]:
     run = story.run_id
     if tokenizer_limits(story) is not None:
         yield "Train a better tokenizer first, then latent actions and dynamics again."
+    if any(gate.observed is not None for _, gate in story.decisions):
+        yield (
+            "Read in the training report what each failed gate would have led to; if that is right, run it "
+            "without `--observe`."
+        )
     gate = failed_gate(story)
     if outcome.status == "failed" and gate is not None and gate.reason in ADVICE:
         yield ADVICE[gate.reason].format(
@@ -69,7 +75,7 @@ def _now(story: Story, outcome: Outcome) -> Iterator[str]:
         )
     done = story.inferences[-1] if story.inferences else None
     if done is not None and not done.ok and outcome.status != "passed":
-        yield f"Find out why the inference test did not end: {done.problem or 'it gave no reason'}."
+        yield f"Find out why the inference test did not end: {inline(done.problem or 'it gave no reason')}."
     if outcome.status == "passed" and done is not None and done.skill is not None and done.skill <= 0:
         yield "Do not rely on this model: it predicts no better than repeating the last frame."
     match outcome.status:
@@ -82,7 +88,12 @@ def _now(story: Story, outcome: Outcome) -> Iterator[str]:
         case "stopped":
             yield f"Go on where it stopped: `worldloop train --resume {run}`."
         case "failed":
-            yield f"When that is mended, go on with `worldloop train --resume {run}`, or start anew."
+            if gate is None:
+                yield _mend(story, outcome)
+            if story.spec.stages:
+                yield f"Then go on with `worldloop train --resume {run}`, or start anew."
+            else:
+                yield "Train on from these checkpoints, or test others: this run could only test."
         case "paused":
             yield f"Let it go on: `worldloop resume {run}`; or end it: `worldloop stop {run}`."
         case _:
@@ -92,6 +103,18 @@ def _now(story: Story, outcome: Outcome) -> Iterator[str]:
             )
     if story.inferences or story.gates:
         yield "Look at the pictures: numbers miss what an eye sees at once."
+
+
+def _mend(story: Story, outcome: Outcome) -> str:
+    """What to do first after an end that no gate decided."""
+    unanswered = story.timed_out[-1] if story.timed_out else None
+    service = unanswered.service if isinstance(unanswered, CommandTimedOut) else None
+    if service is not None and outcome.reason.removeprefix("the ").startswith(service):
+        return (
+            f"Find out why the {service} did not answer: whether it runs (`worldloop status`), and its log "
+            f"(`logs/{service}.log` in the state directory of `worldloop up`)."
+        )
+    return f"Mend what ended it: {inline(outcome.reason.rstrip('.'))}."
 
 
 def _limits(story: Story) -> str:
@@ -108,7 +131,7 @@ def _limits(story: Story) -> str:
 
 def _next_cycle(story: Story) -> Iterator[str]:
     for _, gate in story.decisions:
-        yield from gate.recommendations
+        yield from map(inline, gate.recommendations)
     done = story.inferences[-1] if story.inferences else None
     if done is None:
         return

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from pydantic import JsonValue
 
-from services.reporter.core.markdown import number
+from services.reporter.core.hostile import inline
+from services.reporter.core.markdown import shown
 from services.reporter.core.story import Attempt, Story
 from shared.config import StageConfig
 from shared.events import STAGES, ChunkPlan, GateDecided, OperatorRequested, Stage
@@ -42,13 +43,13 @@ def changes(story: Story) -> list[Change]:
 
 def effective_batch(plan: ChunkPlan) -> int:
     """Windows per update, all ranks and micro-batches."""
-    return StageConfig.model_validate(plan.parameters).effective_batch
+    return StageConfig.recorded(plan.parameters).effective_batch
 
 
 def failed_text(gate: GateDecided, *, most: int | None = None) -> str:
-    """What failed at a gate: each number against its limit, or only the first of them."""
+    """What failed at a gate, as markdown: each number against its limit, or only the first of them."""
     failed = [
-        f"{reason.name} {number(reason.value)} against {number(reason.threshold)}"
+        f"{inline(reason.name)} {shown(reason.value)} against {shown(reason.threshold)}"
         for reason in gate.reasons
         if not reason.ok
     ]
@@ -90,8 +91,8 @@ def _why(story: Story, before: Attempt, after: Attempt, key: str) -> tuple[str, 
                 if gate.stage == "inference"
                 else f"gate of attempt {gate.attempt}"
             )
-            text = f"{name} at update {gate.gate_step}: {gate.reason}{f' ({failed})' if failed else ''}"
-            found = text, knob if knob in gate.ladder else ""
+            why = f"{inline(gate.reason)}{f' ({failed})' if failed else ''}"
+            found = f"{name} at update {gate.gate_step}: {why}", knob if knob in gate.ladder else ""
     for request in _wishes_between(story, before, after):
         if knob in _wished(request):
             found = ASKED, ""

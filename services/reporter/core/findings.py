@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from services.reporter.core.changes import ASKED, changes, failed_text
+from services.reporter.core.hostile import code, inline
 from services.reporter.core.markdown import count_of, duration, number
 from services.reporter.core.story import Outcome, Story
-from shared.events import STAGES, GateDecided, InferenceDone
+from shared.events import STAGES, GateDecided, InferenceDone, Stage, Status
 
 SEEN_MUCH = 0.5
 """Share of target frames known from training from which on a test says little about new frames."""
 MOTION = (0.8, 1.2)
 """Motion ratio outside of which predictions are too still or too restless."""
+ENDED: dict[Status, str] = {
+    "passed": "passed",
+    "stage_completed": "completed its stages",
+    "failed": "failed",
+    "stopped": "was stopped",
+}
 
 
 def headline(story: Story, outcome: Outcome) -> str:
     """What happened, in a few sentences."""
-    gates = story.gates
-    counts = {
-        kind: sum(gate.decision == kind for gate in gates)
-        for kind in dict.fromkeys(g.decision for g in gates)
-    }
-    decisions = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
-    trained = ", ".join(
-        f"{stage} to {accepted.gate_step if (accepted := story.accepted(stage)) is not None else 0} updates"
-        for stage in STAGES
-        if any(gate.stage == stage for gate in gates)
-    )
+    reason = inline(outcome.reason.rstrip("."))
+    if story.spec.observe:  # it went on whether a stage was healthy or not
+        reason = reason.removesuffix(" healthy")
     if outcome.over:
-        what = f"The run {status_text(story, outcome)}: {outcome.reason.rstrip('.')}."
+        marks = _marks(story, outcome)
+        what = f"The run {ENDED[outcome.status]}{f' ({marks})' if marks else ''}: {reason}."
     else:
         what = (
             f"The run has not ended: when the last event came, {story.decided:%Y-%m-%d %H:%M:%S} UTC, it was "
-            f"{outcome.status} ({outcome.reason.rstrip('.')})."
+            f"{outcome.status} ({reason})."
         )
     gate = failed_gate(story)
     if outcome.status == "failed" and gate is not None and gate.reason not in outcome.reason:
         failed = failed_text(gate, most=1)
         place = "the inference gate" if gate.stage == "inference" else f"{gate.stage} attempt {gate.attempt}"
         what += f" What ended it was {place}: {gate.reason}{f' ({failed})' if failed else ''}."
-    seconds = (story.decided - story.began).total_seconds()
-    training = (
-        f" It trained {trained} through {count_of(len(gates), 'gate')} ({decisions})"
-        if trained
-        else " It trained nothing"
-    )
-    return f"{what}{training} in {duration(seconds)}."
+    if story.spec.observe:
+        failed_gates = count_of(sum(gate.observed is not None for _, gate in story.decisions), "gate")
+        what += f" It was only observed: {failed_gates} failed, and no setting was changed for that."
+    if story.endings:
+        time, before = story.endings[-1]
+        what += f" It {ENDED[before.status]} before, {time:%Y-%m-%d %H:%M:%S} UTC, and was resumed."
+    return f"{what} {_trained(story)} in {duration((story.decided - story.began).total_seconds())}."
+
+
+def _trained(story: Story) -> str:
+    trained = ", ".join(_reached(story, stage) for stage in STAGES if any(story.of(stage)))
+    if not story.spec.stages:
+        return "It had nothing to train and tested the checkpoints it was given,"
+    if not trained:
+        return "It trained nothing"
+    decisions = Counter(gate.decision for gate in story.gates)
+    counts = ", ".join(f"{count} {decision}" for decision, count in decisions.items())
+    gates = f" through {count_of(len(story.gates), 'gate')} ({counts})" if counts else ""
+    return f"It trained {trained}{gates}"
+
+
+def _reached(story: Story, stage: Stage) -> str:
+    accepted = story.accepted(stage)
+    if accepted is not None:
+        return f"{stage} to {accepted.gate_step} updates"
+    ends = [attempt.done.end_step for attempt in story.of(stage) if attempt.done is not None]
+    return f"{stage} to {max(ends)} updates that no gate accepted" if ends else f"{stage} (its first chunk)"
 
 
 def failed_gate(story: Story) -> GateDecided | None:
@@ -57,32 +78,50 @@ def failed_gate(story: Story) -> GateDecided | None:
 
 def status_text(story: Story, outcome: Outcome) -> str:
     """The status with its mode and flag: `passed (teacher-forced, degraded)`."""
-    marks = []
-    if outcome.status == "passed" and story.configuration.inference.teacher_forced:
-        marks.append("teacher-forced")
-    if outcome.degraded:
-        marks.append("degraded")
-    return outcome.status + (f" ({', '.join(marks)})" if marks else "")
+    marks = _marks(story, outcome)
+    return outcome.status + (f" ({marks})" if marks else "")
+
+
+def _marks(story: Story, outcome: Outcome) -> str:
+    forced = outcome.status == "passed" and story.configuration.inference.teacher_forced
+    return ", ".join([*(["teacher-forced"] if forced else []), *(["degraded"] if outcome.degraded else [])])
 
 
 def trust(story: Story, outcome: Outcome) -> str:
-    """What can be relied on, in one or two sentences."""
-    done = story.inferences[-1] if story.inferences else None
-    if done is None or done.gating is None:
-        if not story.selected:
-            return "Nothing: no gate was accepted."
-        names = ", ".join(f"{stage} `{path}`" for stage, path in story.selected.items())
-        return (
-            f"The checkpoints of the last accepted gates ({names}). How well they predict was not measured."
-        )
+    """What can be relied on, in a few sentences."""
+    done = last_test(story)
+    risks = residual_risks(story, outcome)
+    first = f" First residual risk: {risks[0]}" if risks else ""
+    if done is None:
+        return _unmeasured(story) + first
     where = "held-out" if done.held_out else "not held-out"
     limit = number(story.configuration.inference.max_mse)
     clips = f"over {done.clips} {where} clips" if done.gated_by == "mse" else "of one clip"
     measured = "was not measured" if done.skill is None else number(done.skill)
     skill = f"skill {measured} against repeating the last frame"
     text = f"MSE {number(done.gating)} against a limit of {limit} {clips}, {done.mode}; {skill}."
-    risks = residual_risks(story, outcome)
-    return f"{text} First residual risk: {risks[0]}" if risks else f"{text} No residual risk was found."
+    return text + (first or " No residual risk was found.")
+
+
+def last_test(story: Story) -> InferenceDone | None:
+    """The last inference test, if it came to its end with a number."""
+    done = story.inferences[-1] if story.inferences else None
+    return done if done is not None and done.ok and done.gating is not None else None
+
+
+def _unmeasured(story: Story) -> str:
+    """What can be relied on although no test says how well the model predicts."""
+    accepted = "of its last gate" if story.spec.observe else "accepted by its gate"
+    names = [
+        f"{stage} {code(path)} ({'given' if path == story.spec.checkpoints.get(stage) else accepted})"
+        for stage, path in story.selected.items()
+    ]
+    if names:
+        return f"These checkpoints: {', '.join(names)}. How well they predict was not measured."
+    gate = story.decisions[-1][1] if story.decisions else None
+    if gate is not None and gate.resume_from is not None:
+        return f"Nothing yet: no gate accepted a checkpoint. The newest one is {code(gate.resume_from)}."
+    return "Nothing: no gate accepted a checkpoint."
 
 
 def residual_risks(story: Story, outcome: Outcome) -> list[str]:
@@ -94,14 +133,14 @@ def residual_risks(story: Story, outcome: Outcome) -> list[str]:
 
 def _of_inference(story: Story, done: InferenceDone, outcome: Outcome) -> Iterator[str]:
     inference = story.configuration.inference
-    if done.gating is None:
-        yield f"The inference test gave no number: {done.problem or 'no reason given'}."
+    if not done.ok or done.gating is None:
+        yield f"The inference test gave no number: {inline(done.problem or 'no reason given')}."
         return
     if done.skill is not None and done.skill <= 0:
         passes = "passes on MSE alone" if outcome.status == "passed" else "cannot be judged by MSE"
         yield (
             f"The model {passes}: skill {number(done.skill)} is not above 0, so repeating the last frame "
-            f"predicts as well (persistence MSE {number(done.persistence_mse)}, model {number(done.mse)})."
+            f"predicts as well (MSE {number(done.persistence_mse)} against the model's {number(done.mse)})."
         )
     if not done.held_out:
         yield "The clips are not held out: frames of the test may have been trained on."
@@ -137,7 +176,7 @@ def _of_inference(story: Story, done: InferenceDone, outcome: Outcome) -> Iterat
     if done.seen_share is not None and done.seen_share > SEEN_MUCH:
         yield f"{100 * done.seen_share:.0f} % of the target frames occur exactly in the training part."
     if done.video_problem is not None:
-        yield f"The video was not written: {done.video_problem}."
+        yield f"The video was not written: {inline(done.video_problem)}."
 
 
 def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
@@ -146,13 +185,13 @@ def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
     for stage in STAGES:
         gate = story.accepted(stage)
         if gate is not None and gate.verdict == "watch":
-            failed = "; ".join(reason.text for reason in gate.reasons if not reason.ok) or gate.reason
+            failed = "; ".join(inline(r.text) for r in gate.reasons if not r.ok) or inline(gate.reason)
             yield f"The last accepted gate of {stage} is flagged `watch`: {failed}."
     for stage in STAGES:
         unseen = [a.gpu for a in story.of(stage) if a.gpu is not None and not a.gpu.observed]
         if unseen:
             attempts = ", ".join(str(event.attempt) for event in unseen)
-            yield f"GPU activity of {stage} was not observed throughout (attempts {attempts})."
+            yield f"GPU activity of {stage} was not observed throughout (attempt {attempts})."
     relaunched = [a for a in story.attempts.values() if not all(start.recount for start in a.starts[1:])]
     if relaunched:
         names = ", ".join(f"{a.starts[-1].stage} attempt {a.starts[-1].attempt}" for a in relaunched)
@@ -165,11 +204,11 @@ def _of_training(story: Story, outcome: Outcome) -> Iterator[str]:
             "has none, and worldloop's own trainer keeps one schedule."
         )
     if story.alerts:
-        channels = ", ".join(sorted({alert.channel for alert in story.alerts}))
-        yield f"{len(story.alerts)} alerts were raised ({channels})."
+        channels = ", ".join(sorted({inline(alert.channel) for alert in story.alerts}))
+        yield f"{count_of(len(story.alerts), 'alert')} came ({channels})."
     if story.spec.observe:
         gates = [gate for gate in [*story.gates, *story.inference_gates] if gate.observed is not None]
-        names = ", ".join(f"{gate.stage} attempt {gate.attempt} ({gate.reason})" for gate in gates)
+        names = ", ".join(f"{gate.stage} attempt {gate.attempt} ({inline(gate.reason)})" for gate in gates)
         passed_over = f"these gates failed and were passed over: {names}" if gates else "no gate failed"
         yield f"Observe only: decisions were recorded, not carried out; {passed_over}."
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from services.reporter.core.markdown import count_of, folded, number, table
+from services.reporter.core.hostile import inline
+from services.reporter.core.markdown import count_of, folded, number, shown, table
 from services.reporter.core.material import Material
 from shared.events import GateDecided, Reason, Withheld
 
@@ -18,7 +19,7 @@ def gate_line(gate: GateDecided, material: Material) -> str:
     degraded = ", degraded" if gate.degraded else ""
     return (
         f"- attempt {gate.attempt}, update {gate.gate_step} of {gate.target_step}: decision {gate.decision} "
-        f"({gate.reason}), verdict {gate.verdict}, "
+        f"({inline(gate.reason)}), verdict {gate.verdict}, "
         f"checkpoint{role} {material.link(checkpoint, gate.attempt)}, "
         f"launcher {number(gate.launcher_pid)}, dual_gpu_ok {gate.dual_gpu_ok}, "
         f"patch {patch_text(gate.config_patch_applied)}, effective batch {gate.effective_batch}, "
@@ -28,12 +29,12 @@ def gate_line(gate: GateDecided, material: Material) -> str:
 
 def patch_text(patch: Mapping[str, JsonValue]) -> str:
     """Knobs with their new values."""
-    return ", ".join(f"{key}={number(value)}" for key, value in patch.items()) or "none"
+    return ", ".join(f"{inline(key)}={shown(value)}" for key, value in patch.items()) or "none"
 
 
 def reason_text(reason: Reason) -> str:
     """One check of a gate: what was measured against what."""
-    return f"{_mark(reason)}: {_check(reason)}, {_measured(reason)}: {reason.text}"
+    return f"{_mark(reason)}: {_check(reason)}, {_measured(reason)}: {inline(reason.text)}"
 
 
 def withheld_text(withheld: Withheld, material: Material) -> str:
@@ -50,18 +51,19 @@ def checks(reasons: Sequence[Reason], indent: str = "") -> list[str]:
     lines = [f"- {reason_text(reason)}" for reason in failed]
     if reasons:
         told = "all ok" if not failed else f"{len(reasons) - len(failed)} ok, {len(failed)} failed"
-        rows = [(_check(r), number(r.value), number(r.threshold), _mark(r), r.text) for r in reasons]
+        rows = [(_check(r), shown(r.value), shown(r.threshold), _mark(r), inline(r.text)) for r in reasons]
         values = table(("check", "value", "limit", "", "in words"), rows)
         lines += ["", *folded(f"{count_of(len(reasons), 'check')}, {told}", values), ""]
     return [f"{indent}{line}" if line else "" for line in lines]
 
 
 def _check(reason: Reason) -> str:
-    return f"check {reason.check} {reason.name}" if reason.check else reason.name
+    name = inline(reason.name)
+    return f"check {reason.check} {name}" if reason.check else name
 
 
 def _measured(reason: Reason) -> str:
-    return f"{number(reason.value)} against {number(reason.threshold)}"
+    return f"{shown(reason.value)} against {shown(reason.threshold)}"
 
 
 def _mark(reason: Reason) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from services.reporter.core.findings import status_text
 from services.reporter.core.gate_lines import checks, withheld_text
-from services.reporter.core.markdown import count_of, duration, number, table
+from services.reporter.core.hostile import inline
+from services.reporter.core.markdown import count_of, duration, long_table, number, table, text_of
 from services.reporter.core.material import Material
 from services.reporter.core.opening import opening, risks, the_rest, what_to_do
 from services.reporter.core.story import Attempt, Outcome, Story
@@ -32,7 +33,7 @@ def inference_report(story: Story, outcome: Outcome, material: Material) -> str:
         ]
     lines += ["", "## Training calls", "", *_calls(story)]
     lines += risks(story, outcome) + what_to_do(story, outcome) + the_rest(material)
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _checkpoints(story: Story, material: Material) -> list[str]:
@@ -44,7 +45,7 @@ def _checkpoints(story: Story, material: Material) -> list[str]:
         (
             stage,
             material.link(paths[stage], whole=True),
-            "given" if stage not in story.spec.stages else "trained in this run",
+            "given" if paths[stage] == story.spec.checkpoints.get(stage) else "trained in this run",
         )
         for stage in STAGES
         if stage in paths
@@ -57,7 +58,7 @@ def _inference(story: Story, done: InferenceDone, material: Material) -> list[st
     again = f", sent again {count_of(done.retry, 'time')}" if done.retry else ""
     lines = ["", f"### Try {done.inference_try}{again}", "", *_verdict(gate, material)]
     if not done.ok:
-        return [*lines, f"The test did not come to its end: {done.problem or 'no reason given'}.", ""]
+        return [*lines, f"The test did not come to its end: {inline(done.problem or 'no reason given')}.", ""]
     held_out = "held out" if done.held_out else "**not held out**"
     mode = f"{done.mode}, actions {done.actions}, {duration(done.seconds)}"
     frames = f"{done.frames_inferred} of {done.frames_expected} frames over {done.clips} clips"
@@ -83,7 +84,7 @@ def _verdict(gate: GateDecided | None, material: Material) -> list[str]:
         return ["No gate was decided on it.", ""]
     retries = f"retries {gate.retries_used} of {gate.retries_max}"
     return [
-        f"decision {gate.decision} ({gate.reason}), verdict {gate.verdict}, {retries}",
+        f"decision {gate.decision} ({inline(gate.reason)}), verdict {gate.verdict}, {retries}",
         "",
         *([withheld_text(gate.observed, material), ""] if gate.observed is not None else []),
         *checks(gate.reasons),
@@ -158,7 +159,7 @@ def _calls(story: Story) -> list[str]:
     if not rows:
         return ["None."]
     head = ("stage", "attempt", "updates", "launches", "launcher", "processes", "ended", "exit code", "time")
-    return table(head, rows)
+    return long_table(head, rows, "call")
 
 
 def _call(attempt: Attempt) -> tuple[object, ...]:
@@ -171,7 +172,7 @@ def _call(attempt: Attempt) -> tuple[object, ...]:
         f"{first.plan.start_step} to {end} of {first.plan.target_step}",
         f"{last.launch} ({warm})",
         last.launcher_pid,
-        f"{first.world_size} on {first.device}",
+        f"{first.world_size} on {inline(first.device)}",
         done.reason if done is not None else "not yet",
         done.exit_code if done is not None else None,
         duration(done.seconds) if done is not None else "",

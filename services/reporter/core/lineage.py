@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from services.reporter.core.story import Attempt
+from shared.events import ChunkDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,16 @@ def lineage(attempts: Iterable[Attempt]) -> list[Piece]:
     Args:
         attempts: Those of one stage, in order; without a gate yet they do not count.
     """
-    pieces: list[Piece] = []
-    for attempt in attempts:
-        gate, done = attempt.gate, attempt.done
-        if gate is None or done is None:
-            continue
-        pieces = _before(pieces, done.start_step)
-        if done.history is not None:
-            pieces.append(Piece(done.attempt, done.start_step, done.end_step, done.history))
-        if gate.accepted_checkpoint is None:
-            pieces = _before(pieces, gate.resume_step)
-    return pieces
+    return [
+        Piece(done.attempt, done.start_step, end, done.history)
+        for done, end in _counting(attempts)
+        if done.history is not None
+    ]
+
+
+def ends(attempts: Iterable[Attempt]) -> dict[int, int]:
+    """Attempt -> where those of its updates end that count; one of which none counts is left out."""
+    return {done.attempt: end for done, end in _counting(attempts)}
 
 
 def kept(attempts: Sequence[Attempt]) -> dict[int, str]:
@@ -45,15 +45,13 @@ def kept(attempts: Sequence[Attempt]) -> dict[int, str]:
         attempts: Those of one stage, in order.
     """
     found: dict[int, str] = {}
-    counts = {piece.attempt: piece for piece in lineage(attempts)}
+    counts = ends(attempts)
     for place, attempt in enumerate(attempts):
         done, gate = attempt.done, attempt.gate
         if done is None or gate is None:
             found[attempt.number] = "not judged"
             continue
-        piece = counts.get(attempt.number)
-        unwritten = done.history is None and gate.accepted_checkpoint is not None
-        end = piece.end if piece is not None else done.end_step if unwritten else done.start_step
+        end = counts.get(attempt.number, done.start_step)
         whole = f"{done.start_step} to {end}" if end > done.start_step else "none"
         later = next(
             (
@@ -72,5 +70,18 @@ def kept(attempts: Sequence[Attempt]) -> dict[int, str]:
     return found
 
 
-def _before(pieces: list[Piece], step: int) -> list[Piece]:
-    return [replace(piece, end=min(piece.end, step)) for piece in pieces if piece.start < step]
+def _counting(attempts: Iterable[Attempt]) -> list[tuple[ChunkDone, int]]:
+    """The chunks that count, each with where what counts of it ends."""
+    found: list[tuple[ChunkDone, int]] = []
+    for attempt in attempts:
+        gate, done = attempt.gate, attempt.done
+        if gate is None or done is None:
+            continue
+        found = [*_before(found, done.start_step), (done, done.end_step)]
+        if gate.accepted_checkpoint is None:
+            found = _before(found, gate.resume_step)
+    return found
+
+
+def _before(chunks: list[tuple[ChunkDone, int]], step: int) -> list[tuple[ChunkDone, int]]:
+    return [(done, min(end, step)) for done, end in chunks if done.start_step < step]

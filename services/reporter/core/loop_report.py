@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from services.reporter.core.changes import BATCH, changes
 from services.reporter.core.findings import status_text
 from services.reporter.core.gate_lines import checks, gate_line, withheld_text
+from services.reporter.core.hostile import code, inline
+from services.reporter.core.incidents import incidents
 from services.reporter.core.lineage import kept
-from services.reporter.core.markdown import bullets, count_of, duration, number, table
+from services.reporter.core.markdown import (
+    LONG,
+    duration,
+    folded,
+    long_table,
+    number,
+    shown,
+    table,
+    text_of,
+)
 from services.reporter.core.material import Material
 from services.reporter.core.opening import opening, risks, the_rest, what_to_do
 from services.reporter.core.story import Attempt, Outcome, Story
 from shared.events import STAGES, GateDecided, Stage
+
+SHOWN = 3
+"""So many gates in a row that went as expected are shown in a long run; of more, one line that opens them."""
 
 
 def loop_report(story: Story, outcome: Outcome, material: Material) -> str:
@@ -33,19 +49,19 @@ def loop_report(story: Story, outcome: Outcome, material: Material) -> str:
     lines += ["", "## Final checkpoints", "", *_checkpoints(story, material)]
     lines += ["", "## What went on beside the gates", "", *incidents(story)]
     lines += risks(story, outcome) + what_to_do(story, outcome) + the_rest(material)
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _facts(story: Story, outcome: Outcome) -> list[str]:
     training, spec = story.configuration.training, story.spec
-    checkout = f" ({spec.checkout.directory})" if spec.checkout is not None else ""
+    checkout = f" ({code(spec.checkout.directory)})" if spec.checkout is not None else ""
     rows = [
         ("status", f"**{status_text(story, outcome)}**"),
-        ("profile", spec.profile),
-        ("dataset", f"`{training.dataset}`"),
+        ("profile", inline(spec.profile)),
+        ("dataset", code(training.dataset)),
         ("stages to train", ", ".join(spec.stages) or "none"),
         ("trainer", f"{spec.backend}{checkout}"),
-        ("processes, device, seed", f"{training.nproc_per_node}, {training.device}, {training.seed}"),
+        ("processes, device, seed", f"{training.nproc_per_node}, {inline(training.device)}, {training.seed}"),
         ("began", f"{story.began:%Y-%m-%d %H:%M:%S} UTC"),
         ("decided" if outcome.over else "last event", f"{story.decided:%Y-%m-%d %H:%M:%S} UTC"),
         ("decisions", "recorded only (observe)" if spec.observe else "carried out"),
@@ -107,12 +123,30 @@ def _stage(story: Story, stage: Stage, material: Material) -> list[str]:
     lines += material.plot(f"{stage}_loss", f"loss of {stage}")
     lines += material.plot(f"{stage}_actions", f"actions of {stage}")
     counts = kept(attempts)
-    for attempt in attempts:
-        if attempt.gate is not None:
-            lines += _gate(attempt.gate, attempt, counts[attempt.number], material)
+    for plain, run in groupby(attempts, _as_expected):
+        told = list(run)
+        gates = [line for attempt in told for line in _attempt(attempt, counts[attempt.number], material)]
+        if plain and len(told) > SHOWN and len(attempts) > LONG:
+            first, last = told[0], told[-1]
+            name = f"attempts {first.number} to {last.number}: {len(told)} gates, each continue (healthy)"
+            lines += [*folded(name, gates), ""]
         else:
-            lines += [f"- attempt {attempt.number}: no gate was decided.", ""]
+            lines += gates
     return lines
+
+
+def _as_expected(attempt: Attempt) -> bool:
+    """Whether nothing at its gate asks to be looked at."""
+    gate = attempt.gate
+    return (
+        gate is not None and gate.verdict == "continue" and gate.observed is None and gate.reason == "healthy"
+    )
+
+
+def _attempt(attempt: Attempt, counts: str, material: Material) -> list[str]:
+    if attempt.gate is None:
+        return [f"- attempt {attempt.number}: no gate was decided.", ""]
+    return _gate(attempt.gate, attempt, counts, material)
 
 
 def _gate(gate: GateDecided, attempt: Attempt, counts: str, material: Material) -> list[str]:
@@ -124,24 +158,33 @@ def _gate(gate: GateDecided, attempt: Attempt, counts: str, material: Material) 
     done = attempt.done
     tail = done.stderr_tail.strip() if done is not None else ""
     if tail and done is not None and done.reason not in ("completed", "stopped"):
-        last = tail.splitlines()[-1].replace("`", "'")
-        lines.append(f"  - last words of the training process: `{last}`")
+        lines.append(f"  - last words of the training process: {code(tail.splitlines()[-1])}")
+    if gate.reason == "stopped":  # somebody asked: no check has failed
+        return [*lines, *(f"  - not judged: {inline(each.text)}" for each in gate.reasons), ""]
     return lines + checks(gate.reasons, indent="  ")
 
 
 def change_table(story: Story) -> list[str]:
     """What changed between the plans of a stage, and why."""
     found = changes(story)
+    if not story.attempts:
+        return ["No stage was trained."]
     if not found:
         return ["None: every chunk ran with the values the run began with."]
     head = ("stage", "from attempt", "value", "before", "after", "because of", "rung")
-    return table(
-        head,
-        [
-            (c.stage, c.attempt, f"`{c.key}`" if c.key != BATCH else BATCH, c.before, c.after, c.why, c.rung)
-            for c in found
-        ],
-    )
+    rows = [
+        (
+            c.stage,
+            c.attempt,
+            code(c.key) if c.key != BATCH else BATCH,
+            shown(c.before),
+            shown(c.after),
+            c.why,
+            c.rung,
+        )
+        for c in found
+    ]
+    return long_table(head, rows, "change")
 
 
 def _checkpoints(story: Story, material: Material) -> list[str]:
@@ -155,29 +198,3 @@ def _checkpoints(story: Story, material: Material) -> list[str]:
         other = "the same" if best in (None, path) else material.link(best)
         rows.append((stage, material.link(path, whole=True), where, other))
     return table(("stage", "checkpoint", "where from", "best checkpoint"), rows)
-
-
-def incidents(story: Story) -> list[str]:
-    """What operators, alerts, relaunches and the clock did."""
-    found = [(time, f"operator: {_request(event)}") for time, event in story.requests]
-    found += [(time, f"{event.name} by {event.by}: {event.reason}") for time, event in story.pauses]
-    found += [(time, f"the run had ended {event.status}: {event.reason}") for time, event in story.endings]
-    lines = [f"{time:%Y-%m-%d %H:%M:%S} {text}" for time, text in sorted(found, key=lambda each: each[0])]
-    for attempt in story.attempts.values():
-        again = [start for start in attempt.starts[1:] if not start.recount]
-        if again:
-            name = f"{again[0].stage} attempt {again[0].attempt}"
-            lines.append(f"{name}: interrupted and launched again, {count_of(len(again), 'time')}")
-    lines += [f"alert: {alert.stage} attempt {alert.attempt}: {alert.detail}" for alert in story.alerts]
-    lines += [f"launcher {event.pid} ended: {event.why}" for event in story.killed]
-    lines += [f"{event.name}: {event.id}, waited {event.waited_sec:.0f} s" for event in story.timed_out]
-    return bullets(lines, "Nothing.")
-
-
-def _request(event: object) -> str:
-    request = getattr(event, "request", "")
-    refused = getattr(event, "reason", None)
-    if refused is not None:
-        return f"{request} was refused: {refused}"
-    arguments = {key: value for key, value in getattr(event, "arguments", {}).items() if key != "spec"}
-    return f"{request} {number(arguments)}".rstrip()

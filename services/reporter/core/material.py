@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from services.reporter.core.hostile import code, inline
 from services.reporter.core.markdown import link, picture
 
 Where = Callable[[str, int | None], str | None]
@@ -42,17 +43,18 @@ class Material:
             return "none"
         found = self.where(path, attempt)
         if found is None:
-            return f"`{path}` (no longer there)"
+            return f"{code(path)} (no longer there)"
         return link(found, found if whole else found.rpartition("/")[2])
 
     def picture(self, path: str, text: str) -> str:
         """A picture, or that it is gone."""
         found = self.where(path, None)
-        return picture(found, text) if found is not None else f"The picture `{path}` is no longer there."
+        return picture(found, text) if found is not None else f"The picture {code(path)} is no longer there."
 
     def plot(self, name: str, text: str) -> list[str]:
         """The lines of a plot, what is missing in it, or why there is none; nothing where none was tried."""
-        why = self.problems.get(name)
+        problem = self.problems.get(name)
+        why = inline(problem) if problem is not None else None
         if name in self.plots:
             missing = [f"Missing in it: {why}.", ""] if why is not None else []
             return [picture(self.plots[name], text), "", *missing]

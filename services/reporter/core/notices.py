@@ -144,8 +144,8 @@ def _paused(event: RunPaused, before: Sequence[Recorded]) -> _Told:
 
 
 def _blocked(event: StageBlocked, before: Sequence[Recorded]) -> _Told:
-    lines = [f"{event.stage} used up its budget: {'; '.join(event.blocking_factors) or 'no reason given'}"]
-    lines += [*_gate(before), f"best checkpoint: {event.best_checkpoint or 'none'}"]
+    lines = [f"{event.stage} cannot go on: {'; '.join(event.blocking_factors) or 'no reason given'}"]
+    lines += [*_gate(before, why=False), f"best checkpoint: {event.best_checkpoint or 'none'}"]
     advice = ["the reports are being written; they say what to change"]
     return "blocked", f"is blocked at {event.stage}", "failure", lines, advice
 
@@ -207,15 +207,15 @@ WORTH_TELLING: tuple[str, ...] = tuple(sorted(cls.name for cls in _WRITERS))
 """Names of the events that have a notice."""
 
 
-def _gate(before: Sequence[Recorded]) -> list[str]:
-    """The newest gate in a line, with the checks that failed."""
+def _gate(before: Sequence[Recorded], *, why: bool = True) -> list[str]:
+    """The newest gate in a line, with the checks that failed if nothing else tells why."""
     gate = _last(before, GateDecided)
     if gate is None:
         return []
     failed = "; ".join(reason.text for reason in gate.reasons if not reason.ok)
     head = f"last gate: {gate.stage} at {gate.gate_step} of {gate.target_step}, {gate.verdict}"
     used = f"retries {gate.retries_used} of {gate.retries_max}"
-    return [f"{head} ({gate.reason}), {used}" + (f": {failed}" if failed else "")]
+    return [f"{head} ({gate.reason}), {used}" + (f": {failed}" if failed and why else "")]
 
 
 def _report(records: Sequence[Recorded]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.reporter.core.actions import actions
 from services.reporter.core.findings import headline, residual_risks, trust
+from services.reporter.core.hostile import inline
 from services.reporter.core.markdown import bullets, numbered
 from services.reporter.core.material import Material
 from services.reporter.core.story import Outcome, Story
@@ -12,7 +13,7 @@ from services.reporter.core.story import Outcome, Story
 def opening(title: str, story: Story, outcome: Outcome) -> list[str]:
     """The title and the three sentences that a reader in a hurry reads."""
     return [
-        f"# {title}: {story.spec.run_name} (run {story.run_id})",
+        f"# {title}: {inline(story.spec.run_name)} (run {story.run_id})",
         "",
         f"**What happened.** {headline(story, outcome)}",
         "",
@@ -25,7 +26,8 @@ def opening(title: str, story: Story, outcome: Outcome) -> list[str]:
 
 def risks(story: Story, outcome: Outcome) -> list[str]:
     """The section on what could be wrong although the run says otherwise."""
-    none = "None was found by what the gates and the test measure."
+    measured = story.gates or story.inferences
+    none = "None was found by what was measured." if measured else "Nothing was measured, so none is known."
     return ["", "## Residual risks", "", *bullets(residual_risks(story, outcome), none)]
 
 

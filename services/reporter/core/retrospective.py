@@ -5,13 +5,16 @@ from __future__ import annotations
 from services.reporter.core.changes import BATCH, changes, effective_batch, failed_text
 from services.reporter.core.findings import degraded_causes, status_text
 from services.reporter.core.gate_lines import patch_text
+from services.reporter.core.hostile import inline
+from services.reporter.core.incidents import incidents
 from services.reporter.core.lineage import kept
-from services.reporter.core.loop_report import change_table, incidents
-from services.reporter.core.markdown import bullets, duration, number, table
+from services.reporter.core.loop_report import change_table
+from services.reporter.core.markdown import bullets, duration, long_table, number, table, text_of
 from services.reporter.core.material import Material
 from services.reporter.core.opening import opening, risks, the_rest, what_to_do
 from services.reporter.core.retrospective_alignment import alignment
 from services.reporter.core.story import Attempt, Outcome, Story
+from shared.config import StageConfig
 from shared.events import STAGES, GateDecided, InferenceDone
 
 
@@ -20,7 +23,7 @@ def retrospective(story: Story, outcome: Outcome, material: Material) -> str:
     lines = [
         *opening("Retrospective", story, outcome),
         f"Status: **{status_text(story, outcome)}**",
-        *_section("What failed, and what was done about it", _failures(story, material)),
+        *_section("What failed, and what was done about it", _failures(story, outcome, material)),
         *_section("Parameter changes across retries", change_table(story)),
         *_section("Effective batch", _batches(story)),
         *_section("Attempts and lineage", _attempts(story, material)),
@@ -33,21 +36,21 @@ def retrospective(story: Story, outcome: Outcome, material: Material) -> str:
         *what_to_do(story, outcome),
         *the_rest(material),
     ]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
     return ["", f"## {title}", "", *lines]
 
 
-def _failures(story: Story, material: Material) -> list[str]:
+def _failures(story: Story, outcome: Outcome, material: Material) -> list[str]:
     rows = [
         (
             f"{time:%m-%d %H:%M:%S}",
             gate.stage,
             gate.attempt,
             gate.gate_step,
-            gate.reason,
+            inline(gate.reason),
             failed_text(gate) or "none",
             _decided(gate),
             _went_on(gate, material),
@@ -56,10 +59,12 @@ def _failures(story: Story, material: Material) -> list[str]:
         for time, gate in story.decisions
         if gate.verdict == "retune" or gate.decision in ("retune", "restart_stage")
     ]
+    if not rows and outcome.status == "failed":
+        return [f"No gate failed. What ended the run: {inline(outcome.reason.rstrip('.'))}."]
     if not rows:
         return ["No gate failed."]
     head = ("time", "stage", "attempt", "update", "reason", "what failed", "decision", "went on", "retries")
-    return table(head, rows)
+    return long_table(head, rows, "failed gate")
 
 
 def _decided(gate: GateDecided) -> str:
@@ -87,8 +92,9 @@ def _batches(story: Story) -> list[str]:
         for place, attempt in enumerate(each for each in story.of(stage) if each.starts):
             plan = attempt.starts[0].plan
             if place == 0 or (stage, attempt.number) in moved:
-                keys = ("batch_size_per_gpu", "gradient_accumulation_steps", "nproc_per_node")
-                parts = [plan.parameters.get(key, 1) for key in keys]
+                keys = ("batch_size_per_gpu", "gradient_accumulation_steps")
+                ranks = StageConfig.recorded(plan.parameters)
+                parts = [*(plan.parameters.get(key, 1) for key in keys), ranks.nproc_per_node * ranks.nnodes]
                 note = "as it began" if place == 0 else "changed"
                 rows.append((stage, attempt.number, *parts, effective_batch(plan), note))
     if not rows:
@@ -110,7 +116,7 @@ def _attempts(story: Story, material: Material) -> list[str]:
     if not rows:
         return ["No stage was trained."]
     head = ("stage", "attempt", "updates", "launches", "ended", "time", "gate", "counts now", "checkpoint")
-    return table(head, rows)
+    return long_table(head, rows, "attempt")
 
 
 def _attempt(attempt: Attempt) -> tuple[object, ...]:
@@ -122,7 +128,7 @@ def _attempt(attempt: Attempt) -> tuple[object, ...]:
         len(attempt.starts),
         done.reason if done is not None else "not yet",
         duration(done.seconds) if done is not None else "",
-        f"{gate.decision} ({gate.reason})" if gate is not None else "none",
+        f"{gate.decision} ({inline(gate.reason)})" if gate is not None else "none",
     )
 
 
@@ -168,10 +174,10 @@ def _shape(story: Story) -> str:
 def _try(story: Story, done: InferenceDone) -> tuple[object, ...]:
     gate = next((each for each in story.inference_gates if each.attempt == done.inference_try), None)
     limit = story.configuration.inference.max_mse
-    decision = f"{gate.decision} ({gate.reason})" if gate is not None else "none"
+    decision = f"{gate.decision} ({inline(gate.reason)})" if gate is not None else "none"
     held_out = "yes" if done.held_out else "**no**"
-    number_ = done.gating if done.ok else f"none: {done.problem}"
-    return (done.inference_try, done.gated_by, number_, limit, done.skill, done.clips, held_out, decision)
+    value = number(done.gating) if done.ok else f"none: {inline(done.problem or 'no reason given')}"
+    return (done.inference_try, done.gated_by, value, limit, done.skill, done.clips, held_out, decision)
 
 
 def _time(story: Story) -> list[str]:

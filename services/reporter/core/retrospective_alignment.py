@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from services.reporter.core.markdown import table
+from services.reporter.core.markdown import shown, table
 from services.reporter.core.material import Material
 from services.reporter.core.story import Story
 from shared.config import ALIGNED, ARCHITECTURE, BACKBONE
@@ -18,10 +18,13 @@ def alignment(story: Story, material: Material) -> list[str]:
     for key in (*ALIGNED, *BACKBONE):
         values = {stage: parameters[stage].get(key) for stage in STAGES if key in ARCHITECTURE[stage]}
         agree = "yes" if len({repr(value) for value in values.values()}) == 1 else "**no**"
-        rows.append((f"`{key}`", *(values.get(stage, "-") for stage in STAGES), agree))
+        rows.append((f"`{key}`", *(shown(values.get(stage, "-")) for stage in STAGES), agree))
     differ = [str(row[0]) for row in rows if row[-1] != "yes"]
     verdict = f"**Not aligned: {', '.join(differ)}.**" if differ else "All stages agree on what they share."
     lines = [verdict, "", *table(("key", *STAGES, "agree"), rows)]
+    untrained = [stage for stage in STAGES if not any(each.starts for each in story.of(stage))]
+    if untrained:
+        lines += ["", f"Not trained in this run, shown as configured: {', '.join(untrained)}."]
     return lines + _upstream(story, material)
 
 

@@ -105,7 +105,7 @@ class Story:
     @property
     def configuration(self) -> RunConfig:
         """What the run was started with."""
-        return RunConfig.model_validate(self.spec.configuration)
+        return RunConfig.recorded(self.spec.configuration)
 
     @property
     def stamp(self) -> str:

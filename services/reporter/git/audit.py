@@ -69,7 +69,7 @@ def audit(directory: Path, question: Question, *, limit_sec: float = LIMIT_SEC) 
 def unasked(directory: Path, question: Question) -> Evidence:
     """What is known of a repository that nobody asked."""
     problem = Problem(
-        what="The repository was not asked when this run ended.", cure="Ask it: `worldloop report git RUN`."
+        what="The repository was not asked when this run ended.", cure="Ask it: 'worldloop report git RUN'."
     )
     return _evidence(question, Repository(path=str(directory)), problem=problem)
 
@@ -98,6 +98,8 @@ def _look(git: Git, directory: Path) -> Repository:
         branch=branch,
         dirty=None if changed is None else bool(changed),
         shallow=shallow == "true",
+        replaced=len(git.text("for-each-ref", "--format=%(refname)", "refs/replace/").splitlines()),
+        grafts=bool(_kept(git, "info/grafts")),
         bare=bare == "true",
         git=version,
     )
@@ -117,7 +119,7 @@ def _ask(git: Git, question: Question, repository: Repository) -> Evidence:
         found = _wide(git, question, of_year)
     else:
         found, names, left_out = _current(git, question, of_year)
-    edge = _boundary(git) if repository.shallow else set()
+    edge = _kept(git, "shallow") if repository.shallow else set()
     commits = [_commit(*row, of_year[row[0]], found[row[0]], row[0] in edge) for row in _heads(git, found)]
     return _evidence(
         question,
@@ -215,10 +217,11 @@ def _heads(git: Git, hashes: Collection[str]) -> Iterator[tuple[str, int, str, s
             yield commit, int(time or 0), author, subject.rstrip("\n")
 
 
-def _boundary(git: Git) -> set[str]:
-    path = Path(git.text("rev-parse", "--path-format=absolute", "--git-path", "shallow"))
+def _kept(git: Git, name: str) -> set[str]:
+    """The words of a file among the repository's own."""
+    path = Path(git.text("rev-parse", "--path-format=absolute", "--git-path", name))
     try:
-        return set(path.read_text().split())
+        return set(path.read_text(errors="replace").split())
     except OSError:
         return set()
 

@@ -176,7 +176,7 @@ def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
 def _too_long(limit_sec: float) -> Problem:
     return Problem(
         what=f"Git did not come to an end within {limit_sec:g} s.",
-        cure="Give it more time, `worldloop report git --limit-sec SECONDS`, or a smaller one, --repo.",
+        cure="Give it more time, 'worldloop report git --limit-sec SECONDS', or a smaller one, --repo.",
     )
 
 
@@ -185,14 +185,19 @@ def _failure(directory: Path, words: str) -> Problem:
     if "dubious ownership" in said or "safe.directory" in said:
         return Problem(
             what=f"Git refuses {directory}: it belongs to another user.",
-            cure=f"If you trust it: `git config --global --add safe.directory {directory}`.",
+            cure=f"If you trust it: 'git config --global --add safe.directory {directory}'.",
         )
     if "not a git repository" in said:
         return Problem(
             what=f"{directory} is no git repository, nor is a directory above it.",
-            cure="Name one with --history-repo of `worldloop train`, or --repo of `worldloop report git`.",
+            cure="Name one with --history-repo of 'worldloop train', or --repo of 'worldloop report git'.",
+        )
+    if "promisor" in said:
+        return Problem(
+            what=f"{directory} is a partial clone: files of its history are missing, and none are fetched.",
+            cure="Clone it anew without --filter, or name a whole clone with --repo.",
         )
     return Problem(
         what=f"Git failed in {directory}: {said or 'it gave no reason'}.",
-        cure="Look with `git fsck`; a damaged clone is made anew with `git clone`.",
+        cure="Look with 'git fsck'; a damaged clone is made anew with 'git clone'.",
     )

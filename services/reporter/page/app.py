@@ -1,21 +1,21 @@
 """The page's web application: what `docs/live-page.md` lists under its HTTP interface.
 
-A GET only reads. Whatever asks for something is a POST of JSON from a page of this very server, with the
-token if there is one.
+A GET only reads. Whatever asks for something is a POST of JSON from a page of this very server. If there is a
+token, nothing but the empty page itself is had without it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from importlib.resources import files as resources
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -29,16 +29,21 @@ from services.reporter.page.headers import CHECKED, NEVER_KEPT
 from services.reporter.page.histories import Histories
 from services.reporter.page.lines import Stream
 from shared.bus.protocol import Bus
+from shared.config import Config
 from shared.errors import BundleError, BusError, WorldloopError
 from shared.events import RUN_ID, STAGES, Stage
+from shared.web.access import SESSION_SEC, Access
 from shared.web.origin import host_allowed, origin_allowed
 
 STATIC = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 MAX_BODY = 64 * 1024
 MOST_POINTS = 20_000
+WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
 READERS = 2
 """Histories that are read at a time."""
-TOKEN = "x-worldloop-token"  # noqa: S105 - a header's name
+LOCKED = "the token is missing or wrong: `worldloop status` prints the address with it"
+
+Handler = Callable[[Request], Awaitable[Any]]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -56,6 +61,12 @@ class RefusedError(Exception):
         self.status, self.text = status, text
 
 
+class Login(Config):
+    """What a browser sends once."""
+
+    token: Annotated[str, Field(max_length=4096)]
+
+
 @dataclass(slots=True)
 class Site:
     """What the routes work with."""
@@ -64,8 +75,7 @@ class Site:
     bus: Bus
     names: Container[str]
     """Names of this machine that a page may use for it, besides `localhost` and addresses."""
-    token: str | None
-    """Asked of whoever wants something done."""
+    access: Access
     histories: Histories = field(default_factory=Histories)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
@@ -135,27 +145,59 @@ class Site:
 
     async def act(self, request: Request) -> Response:
         """Send the gatekeeper what an operator asks for; the page shows what becomes of it."""
-        if not origin_allowed(request.headers.get("origin"), request.headers.get("host"), self.names):
-            log.warning("refused a page of another origin", origin=request.headers.get("origin"))
-            raise RefusedError(403, "only a page of this server may ask for something")
-        if self.token is not None and not _same(request.headers.get(TOKEN), self.token):
-            raise RefusedError(
-                401, "the token is missing or wrong; `worldloop status` prints the whole address"
-            )
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise RefusedError(415, "expected application/json")
+        self._from_own_page(request)
         view, action = await self._view(request), request.path_params["action"]
         if action not in get_args(Name):
             raise RefusedError(404, f"{action}: no such action; one of {', '.join(get_args(Name))}")
         try:
             wish = command(view.fold.run_id, cast("Name", action), await _body(request))
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            key = ".".join(str(part) for part in problem["loc"])
-            raise RefusedError(400, f"{key}: {problem['msg']}" if key else problem["msg"]) from None
+            raise _invalid(error) from None
         await self.bus.publish(wish)
         log.info("an operator asked on the page", run_id=wish.run_id, request=wish.name)
         return _json({"request_id": wish.request_id}, status=202)
+
+    async def session(self, request: Request) -> Response:
+        """Give a browser that has the token the cookie it is known by."""
+        self._from_own_page(request)
+        try:
+            login = Login.model_validate_json(await _body(request))
+        except ValidationError as error:
+            raise _invalid(error) from None
+        if not self.access.knows(login.token.encode(errors="replace")):
+            log.warning("a wrong token was given", client=request.client.host if request.client else None)
+            raise RefusedError(401, LOCKED)
+        answer = Response(status_code=204, headers=NEVER_KEPT)
+        answer.set_cookie(
+            self.access.cookie_name,
+            self.access.cookie(),
+            max_age=SESSION_SEC,
+            path=None,  # as that of this request: whatever is below `api/`, behind any prefix
+            secure=request.headers["origin"].lower().startswith("https:"),
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    def check(self, request: Request) -> None:
+        """Whether a request may be answered at all.
+
+        Raises:
+            RefusedError: It comes from a page of another origin, or without the token.
+        """
+        origin, host = request.headers.get("origin"), request.headers.get("host")
+        if origin is not None and not origin_allowed(origin, host, self.names):
+            log.warning("refused a page of another origin", origin=origin)
+            raise RefusedError(403, "only a page of this server may ask it")
+        if not self.access.granted(request.headers.get("authorization"), request.cookies):
+            raise RefusedError(401, LOCKED)
+
+    def _from_own_page(self, request: Request) -> None:
+        """What a browser adds to a request of this server's page, and to no other that it sends for one."""
+        if not origin_allowed(request.headers.get("origin"), request.headers.get("host"), self.names):
+            raise RefusedError(403, "only a page of this server may ask for something")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise RefusedError(415, "expected application/json")
 
     async def _view(self, request: Request) -> View:
         run_id = request.path_params["run"]
@@ -168,12 +210,14 @@ class Site:
 def create_app(site: Site) -> Starlette:
     """Wire the application."""
 
-    def guarded(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Any]]:
+    def guarded(handler: Handler, *, everybody: bool = False) -> Handler:
         async def answer(request: Request) -> Any:
             if not host_allowed(request.headers.get("host"), site.names):
                 text = "not a name of this server; name it with WORLDLOOP_PAGE_HOST"
                 return _json({"error": text}, status=403)
             try:
+                if not everybody:
+                    site.check(request)
                 return await handler(request)
             except RefusedError as refused:
                 return _json({"error": refused.text}, status=refused.status)
@@ -187,18 +231,31 @@ def create_app(site: Site) -> Starlette:
 
         return answer
 
-    reading: list[tuple[str, Callable[[Request], Awaitable[Any]]]] = [
-        ("/", site.asset),
-        ("/api/runs", site.runs),
-        ("/api/runs/{run}", site.page),
-        ("/api/runs/{run}/stream", site.stream),
-        ("/api/runs/{run}/history/{stage}", site.history),
-        ("/api/runs/{run}/files/{path:path}", site.file),
-        ("/{name}", site.asset),
-    ]
-    routes = [Route(path, guarded(handler), methods=["GET"]) for path, handler in reading]
-    acting = Route("/api/runs/{run}/actions/{action}", guarded(site.act), methods=["POST"])
-    return Starlette(routes=[acting, *routes])
+    def get(path: str, handler: Handler, *, everybody: bool = False) -> Route:
+        return Route(path, guarded(handler, everybody=everybody), methods=["GET"])
+
+    def post(path: str, handler: Handler, *, everybody: bool = False) -> Route:
+        return Route(path, guarded(handler, everybody=everybody), methods=["POST"])
+
+    return Starlette(
+        routes=[
+            get("/", site.asset, everybody=True),
+            post("/api/session", site.session, everybody=True),
+            get("/api/runs", site.runs),
+            get("/api/runs/{run}", site.page),
+            get("/api/runs/{run}/stream", site.stream),
+            get("/api/runs/{run}/history/{stage}", site.history),
+            get("/api/runs/{run}/files/{path:path}", site.file),
+            post("/api/runs/{run}/actions/{action}", site.act),
+            get("/{name}", site.asset, everybody=True),
+        ]
+    )
+
+
+def _invalid(error: ValidationError) -> RefusedError:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    return RefusedError(400, f"{key}: {problem['msg']}" if key else problem["msg"])
 
 
 def _json(value: Any, *, status: int = 200) -> Response:
@@ -219,14 +276,9 @@ async def _body(request: Request) -> bytes:
     return found
 
 
-def _same(given: str | None, wanted: str) -> bool:
-    return hmac.compare_digest((given or "").encode(), wanted.encode())
-
-
 def _whole(text: str | None, name: str) -> int | None:
     if text is None or text == "":
         return None
-    try:
-        return int(text)
-    except ValueError:
-        raise RefusedError(400, f"{name}: {text!r} is no whole number") from None
+    if not WHOLE.fullmatch(text):
+        raise RefusedError(400, f"{name}: {text[:20]!r} is no whole number of at most 15 digits")
+    return int(text)

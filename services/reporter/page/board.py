@@ -52,6 +52,17 @@ class View:
     """Monotonic time of the last patch."""
     progress: TrainProgress | None = None
     """The newest that was not sent on."""
+    document: bytes | None = None
+    """The event with the whole page, until something changes: a large one is made once for all who come."""
+
+    def take(self, recorded: Recorded) -> None:
+        """Fold a message in."""
+        self.fold.take(recorded)
+        self.touch()
+
+    def touch(self) -> None:
+        """Something changed."""
+        self.changed, self.document = True, None
 
     def tell(self, event: bytes) -> None:
         """Send an event to all who watch."""
@@ -118,8 +129,7 @@ class Board:
         """A line for one more browser, beginning with the whole page."""
         self._send(view)  # what others still wait for; this one gets it with the page
         line = Line(lambda: self._page(view))
-        line.put(self._page(view))
-        line.put(self._runs())
+        line.put(self._page(view) + self._runs() + encode("patch", plain({"now": self._clock()})))
         view.lines.add(line)
         return line
 
@@ -156,8 +166,9 @@ class Board:
                     self._send(view)
             if self._listing.changed:
                 self._listing.changed = False
+                runs = self._runs()
                 for view in self._views.values():
-                    view.tell(self._runs())
+                    view.tell(runs)
             if now - looked >= LOOK_SEC:
                 looked = now
                 self._forget(now)
@@ -172,8 +183,7 @@ class Board:
         if isinstance(message, Heartbeat):
             self._beats[message.service] = recorded
             for view in self._views.values():
-                view.fold.take(recorded)
-                view.changed = True
+                view.take(recorded)
             return
         if isinstance(message, TELLING):
             self._listing.take(recorded)
@@ -181,8 +191,7 @@ class Board:
             self._meanwhile[message.run_id].append(recorded)
         found = self._views.get(message.run_id)
         if found is not None:
-            found.fold.take(recorded)
-            found.changed = True
+            found.take(recorded)
             if isinstance(message, TrainProgress):
                 found.progress = message
 
@@ -195,7 +204,7 @@ class Board:
             fold = await asyncio.to_thread(fold_all, run_id, records)
             for recorded in (*self._beats.values(), *self._meanwhile[run_id]):
                 fold.take(recorded)
-            fold.patch(self._clock())
+            fold.forget_changes()
             view = self._views[run_id] = View(fold, time.monotonic())
             return view
         finally:
@@ -211,7 +220,9 @@ class Board:
                 view.tell(encode("progress", progress.model_dump_json(include=set(PROGRESS))))
 
     def _page(self, view: View) -> bytes:
-        return encode("page", self.page(view).model_dump_json())
+        if view.document is None:
+            view.document = encode("page", self.page(view).model_dump_json())
+        return view.document
 
     def _runs(self) -> bytes:
         return encode("runs", plain([row.model_dump(mode="json") for row in self._listing.rows]))
@@ -233,12 +244,13 @@ class Board:
             backlogs = None
         for view in views:
             view.fold.backlog(backlogs)
-            view.changed = True
+            view.touch()
             stage = view.fold.run.stage
             if not view.fold.ended and stage is not None and stage != "inference":
                 try:
                     bundle = await self._place(view.fold.run_id)
                     view.fold.sheets(stage, await asyncio.to_thread(_sheets, bundle, stage))
+                    view.touch()
                 except (OSError, WorldloopError) as error:
                     log.debug("no look at the sheets", run_id=view.fold.run_id, problem=str(error))
 

@@ -50,5 +50,5 @@ def find(bundle: Bundle, page: Page, path: str) -> tuple[Path, str]:
         raise BundleError(f"{path}: the page names no such file of a kind that is shown")
     found = bundle.resolve(path)
     if not found.is_file():
-        raise BundleError(f"{path} is not in the bundle {bundle.root} (any more)")
+        raise BundleError(bundle.gone() or f"{path} is not in the bundle {bundle.root} (any more)")
     return found, kind

@@ -10,6 +10,7 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 NEVER_KEPT = SAFE | {"Cache-Control": "no-store"}
 CHECKED = SAFE | {"Cache-Control": "no-cache"}

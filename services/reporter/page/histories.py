@@ -89,21 +89,24 @@ class Histories:
             superseded: Attempt -> from which update on it was rolled back; none where it was not.
             start: First step wanted; none is the first there is.
             end: Last step wanted.
-            points: At most as many points, but one for each attempt.
+            points: At most as many points in all.
 
         Raises:
-            BundleError: No file has that column, or it is no CSV.
+            BundleError: No file has that column, it is no CSV, or the bundle is not there.
             OSError: A file cannot be read.
         """
         folder = bundle.history(stage, 1).parent
+        if (gone := bundle.gone()) is not None:
+            raise BundleError(gone)
         with self._lock:
             files = self._kept.pop((folder, column), {})
             _refresh(folder, column, files)
-            self._kept[folder, column] = files
-            self._let_go()
-            attempts = [Rows(number, each.steps, each.values) for number, each in sorted(files.items())]
             columns = list(dict.fromkeys(name for each in files.values() for name in each.columns))
-            columns = [name for name in columns if not name.startswith("_")]
+            if column in columns:
+                self._kept[folder, column] = files
+                self._let_go()
+            attempts = [Rows(number, each.steps, each.values) for number, each in sorted(files.items())]
+        columns = [name for name in columns if not name.startswith("_")]
         if columns and column not in columns:
             raise BundleError(f"{stage} has no column {column}; there is {', '.join(columns)}")
         filled = [rows for rows in attempts if len(rows.steps)]
@@ -132,13 +135,15 @@ def _refresh(folder: Path, column: str, files: dict[int, _File]) -> None:
     for number in set(files) - set(found):
         del files[number]
     batch: list[_News] = []
+    size = 0
     for number in sorted(found):
         news = _look(found[number], files.setdefault(number, _File()))
         if news is not None:
             batch.append(news)
-        if sum(len(each.lines) for each in batch) >= BATCH_BYTES:
+            size += len(news.lines)
+        if size >= BATCH_BYTES:
             _parse_all(batch, column)
-            batch = []
+            batch, size = [], 0
     _parse_all(batch, column)
 
 

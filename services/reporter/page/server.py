@@ -17,8 +17,9 @@ from shared.bus.protocol import Bus
 from shared.errors import UsageError
 from shared.service import Runs
 from shared.settings import Settings
+from shared.web.access import Access
 from shared.web.listen import LOOPBACK, address, listen, own_names
-from shared.web.place import last_port, record
+from shared.web.place import forget, last_port, record
 
 PORTS = 20
 """Ports that are tried from the wanted one on."""
@@ -64,8 +65,8 @@ class PageServer:
 def open_page(bus: Bus, runs: Runs, settings: Settings) -> PageServer | None:
     """Listen, and record the address in the state directory; none, with a reason in the log, if that fails.
 
-    Where others could reach it, somebody who asks for something must have a token: without one the page is
-    served on the loopback interface only.
+    Where others could reach it, whoever opens it must have a token: without one it is served on the loopback
+    interface only.
     """
     host, token = settings.page_host, settings.page_token
     if host not in LOOPBACK and not token:
@@ -74,16 +75,16 @@ def open_page(bus: Bus, runs: Runs, settings: Settings) -> PageServer | None:
             wanted=host,
         )
         host = LOOPBACK[0]
-    wanted = settings.page_port
-    ports = [wanted] if wanted == 0 else [last_port(settings) or wanted, *range(wanted, wanted + PORTS), 0]
+    cure = "Name another with WORLDLOOP_PAGE_HOST or WORLDLOOP_PAGE_PORT"
     try:
-        listener = listen(host, ports, cure="Name another with WORLDLOOP_PAGE_HOST or WORLDLOOP_PAGE_PORT")
+        listener = listen(host, _ports(settings.page_port, last_port(settings)), cure=cure)
     except UsageError as error:
+        forget(settings)
         log.error("there is no page", problem=str(error))  # noqa: TRY400 - the reports go on
         return None
     url = address(listener)
     board = Board(bus, runs.place)
-    app = create_app(Site(board, bus, own_names(host), token or None))
+    app = create_app(Site(board, bus, own_names(host), Access(token)))
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=GOODBYE_SEC, lifespan="off"
     )
@@ -93,3 +94,10 @@ def open_page(bus: Bus, runs: Runs, settings: Settings) -> PageServer | None:
         log.warning("the page's address could not be recorded", problem=str(error))
     log.info("the page is served", url=url)
     return PageServer(board, _Server(config), listener, url)
+
+
+def _ports(wanted: int, last: int | None) -> list[int]:
+    """What to try: first the last one, unless another was asked for since: open pages find it again."""
+    near = range(wanted, min(wanted + PORTS, 2**16)) if wanted else range(0)
+    again = [last] if last is not None and (last in near or not wanted) else []
+    return [*again, *near, 0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.reporter.core.lineage import lineage
+from services.reporter.core.lineage import ends
 from services.reporter.core.story import Attempt
 from services.reporter.exports import read_rows
 from services.reporter.plots.canvas import COUNTS, SUPERSEDED
@@ -22,6 +22,9 @@ MARKS: dict[Decision, tuple[str, Any]] = {
     "restart_stage": ("#c03028", "-."),
     "stop": ("#c03028", "-"),
 }
+
+MANY, THIN = 30, 0.25
+"""Of more gates than this, those that went on are drawn so thin that the curve can be seen between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Curves:
 
 def read_curves(bundle: Bundle, attempts: Sequence[Attempt], columns: Sequence[str]) -> Curves:
     """Read columns of a stage's histories; one that cannot be read is named and left out."""
-    kept = {piece.attempt: piece.end for piece in lineage(attempts)}
+    kept = ends(attempts)
     found = Curves({column: [] for column in columns})
     for done in [attempt.done for attempt in attempts if attempt.done is not None]:
         edge = kept.get(done.attempt, done.start_step)
@@ -91,7 +94,8 @@ def mark_gates(axes: Any, attempts: Sequence[Attempt], *, legend: bool = True) -
         colour, style = MARKS[gate.decision]
         label = f"gate: {gate.decision}" if gate.decision not in named else None
         named.add(gate.decision)
-        axes.axvline(gate.gate_step, color=colour, linestyle=style, linewidth=1.2, label=label)
+        width = THIN if gate.decision == "continue" and len(attempts) > MANY else 1.2
+        axes.axvline(gate.gate_step, color=colour, linestyle=style, linewidth=width, label=label)
         if gate.decision in ("retune", "restart_stage") and gate.resume_step < gate.gate_step:
             arrow = {"arrowstyle": "->", "color": colour}
             ends = {"xy": (gate.resume_step, 0.97), "xytext": (gate.gate_step, 0.97)}

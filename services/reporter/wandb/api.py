@@ -17,12 +17,13 @@ from pathlib import Path
 import psutil
 
 from shared.bundle import replacing
+from shared.home import expanded
 
 KEY_FILES = (".netrc", "_netrc")
 PLACES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 ROOT = str(Path(__file__).parents[3])
 """Where `services` is, whatever directory this process works in."""
-CURE = "set WANDB_API_KEY, or run `wandb login`"
+CURE = "set WANDB_API_KEY, or run 'wandb login'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ POLL_SEC = 0.1
 def no_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Why W&B need not be asked: there is no key in the environment and no file that could hold one."""
     named = environ.get("NETRC")
-    files = [Path(named).expanduser()] if named else [Path.home() / name for name in KEY_FILES]
+    files = [expanded(named)] if named else [Path.home() / name for name in KEY_FILES]
     if any(environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return None
     return None if any(file.is_file() for file in files) else f"there is no API key: {CURE}"
@@ -126,9 +127,9 @@ def _wait(process: subprocess.Popen[bytes], scratch: Path, limits: Limits) -> st
         if size != before:
             heard, before = now, size
         if now - heard > limits.silence:
-            return f"W&B was silent for {limits.silence:.0f} s"
+            return f"W&B was silent for {limits.silence:g} s"
         if now - began > limits.total:
-            return f"W&B did not give all of it within {limits.total:.0f} s"
+            return f"W&B did not give all of it within {limits.total:g} s"
         time.sleep(POLL_SEC)
     return None
 

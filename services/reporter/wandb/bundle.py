@@ -18,6 +18,8 @@ from shared.bundle import Bundle
 from shared.errors import BundleError, WorldloopError
 from shared.events import STAGES, Stage
 
+INSTEAD = "Or take the local files: 'worldloop report wandb RUN --source api_first'"
+
 
 def fetched(bundle: Bundle, run_id: str) -> Path:
     """What W&B's API gave of a run: kept, so that the report can be built again from the bundle."""
@@ -38,7 +40,13 @@ class _Told:
 
 
 def histories(
-    bundle: Bundle, story: Story, source: WandbSource, *, again: bool, limits: api.Limits = api.LIMITS
+    bundle: Bundle,
+    story: Story,
+    source: WandbSource,
+    *,
+    again: bool,
+    by_hand: bool = True,
+    limits: api.Limits = api.LIMITS,
 ) -> list[StageHistory]:
     """The history of each stage that was trained.
 
@@ -47,10 +55,13 @@ def histories(
         story: The run.
         source: W&B's API first, only that, or only local files.
         again: W&B is not asked: what its API gave before counts.
+        by_hand: Somebody asks who can be told that the API has nothing; at a run's end its policy asks, and
+            days of training must not fail on that.
         limits: When W&B is given up.
 
     Raises:
-        WorldloopError: Only the API may be used, and it has no history; the text says why and what to do.
+        WorldloopError: By hand, only the API may be used, and it has no history; the text says why and what
+            to do.
         OSError: The disk refused.
     """
     told = [_told(story, stage) for stage in STAGES]
@@ -66,10 +77,10 @@ def histories(
         if why is None:
             found.append(_of_api(bundle, story, each))
         elif source == "api_only" and each.runs():
-            raise WorldloopError(
-                f"reporter.wandb_source: api_only, but W&B's API has no history of {each.stage}: {why}. "
-                "Or take the local files: --wandb-source api_first"
-            )
+            lacks = f"api_only was asked for, but W&B's API has no history of {each.stage}: {why}. {INSTEAD}"
+            if by_hand:
+                raise WorldloopError(lacks)
+            found.append(StageHistory(each.stage, "none", lacks, EMPTY, runs=each.runs()))
         else:
             found.append(_of_files(bundle, story, each, why))
     return found
@@ -185,7 +196,7 @@ def _history(
         counted.append(table.between(done.start_step, span.edge))
         if len(void := table.between(span.edge, done.end_step)):
             superseded.append(void)
-    notes += [f"`{bundle.relative(log.path)}`: {log.damage}." for log in logs.values() if log.damage]
+    notes += [f"{bundle.relative(log.path)}: {log.damage}." for log in logs.values() if log.damage]
     table = joined(counted)
     return StageHistory(
         stage=told.stage,

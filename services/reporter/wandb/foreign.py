@@ -57,12 +57,12 @@ def _addresses(files: Sequence[Path], paths: dict[str, str]) -> str | None:
     """Find out where W&B has each run; says why it need not be asked."""
     for file in files:
         if file.suffix != ".wandb":
-            return f"`{file.name}` is an export and does not say which run it is of"
+            return f"{file.name} is an export and does not say which run it is of"
         if runs.unsent(file.parent):
             return runs.UNSENT
         head = runs.head_of(file)
         if head.run_id is None or not runs.ID.fullmatch(head.run_id):
-            return f"`{file.name}` does not say which run it is of"
+            return f"{file.name} does not say which run it is of"
         paths[head.run_id] = runs.path_of(head.run_id, file)
     return None
 
@@ -86,7 +86,7 @@ def _stitched(stage: Stage, files: Sequence[Path], source: Source, why: str) -> 
         if len(log.table):
             end = min(end, float(log.table.steps[0]))
         summary = {**log.last, **summary}
-        notes += [f"`{path}`: {log.damage}."] if log.damage else []
+        notes += [f"{path}: {log.damage}."] if log.damage else []
     if not logs:
         raise BundleError(notes[0].rstrip("."))
     newest = logs[-1]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from services.reporter.core.wandb.table import Collector, Table
 from shared.errors import BundleError
-from shared.history_export import csv_rows
+from shared.history_export import csv_rows, json_rows
 from shared.wandb_file import WandbFile
 from shared.wandb_rows import Row
 
@@ -47,7 +47,7 @@ def read(path: Path, counts: Counts = lambda _: True) -> Logged:
             case ".jsonl":
                 return _fetched(path, counts)
             case ".json":
-                return _collected(path, _json_rows(path), counts)
+                return _collected(path, json_rows(path), counts)
             case _:
                 return _collected(path, csv_rows(path), counts)
     except OSError as error:
@@ -71,21 +71,11 @@ def _fetched(path: Path, counts: Counts) -> Logged:
     )
 
 
-def _collected(path: Path, rows: Iterator[Row], counts: Counts) -> Logged:
+def _collected(path: Path, rows: Iterable[Row], counts: Counts) -> Logged:
     collector = Collector(counts)
     for row in rows:
         collector.add(row)
     return Logged(path, collector.table, collector.last)
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: the history cannot be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BundleError(f"{path}: no history: it is no list of rows")
-    return iter(rows)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
+from shared.errors import BundleError
 from shared.wandb_file import WandbFile
 
 ID = re.compile(r"[\w-][\w.-]*")
 """Ids that may name a file."""
 OFFLINE = "offline-run-"
 """Begins the directory of a run that was logged on this machine alone."""
-UNSENT = "the run was logged offline; `wandb sync` of its directory sends it"
+UNSENT = "the run was logged offline; 'wandb sync' of its directory sends it"
 
 
 def unsent(directory: Path) -> bool:
@@ -33,13 +35,10 @@ def head_of(file: Path) -> WandbFile:
 
 
 def path_of(run_id: str, file: Path | None, project: str | None = None) -> str:
-    """`[entity/][project/]id`, as W&B's API takes it: what the run's file says, else the given project.
-
-    Raises:
-        BundleError: The file is no `.wandb` file.
-    """
+    """`[entity/][project/]id`, as W&B's API takes it: what the run's file says, else the given project."""
     entity = None
     if file is not None:
-        head = head_of(file)
-        project, entity = head.project or project, head.entity
+        with contextlib.suppress(BundleError):  # a broken file is told of where its rows are read
+            head = head_of(file)
+            project, entity = head.project or project, head.entity
     return "/".join(part for part in (entity, project, run_id) if part)

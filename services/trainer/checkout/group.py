@@ -53,7 +53,7 @@ class CheckoutGroup:
     """
 
     def __init__(self, run: Run, policy: Policy, started: Started, dialects: Dialects, name: str) -> None:
-        config = StageConfig.model_validate(run.plan.parameters)
+        config = StageConfig.recorded(run.plan.parameters)
         self.run_id, self.requirements = run.run_id, OWN_LAUNCH
         self.world_size, self.device = ranks(config), device(config)
         self.policy, self.idle_since = policy, time.monotonic()
@@ -175,7 +175,7 @@ class CheckoutGroup:
         members = processes.tree([*self._members, *launcher])
         if survivors := await processes.end(members, self.policy.kill_grace_sec):
             log.error("training processes could not be ended", pids=[each.pid for each in survivors])
-        await self._exit
+        await asyncio.shield(self._exit)
         shutil.rmtree(self._started.scratch, ignore_errors=True)
         return {self.pid, *(each.pid for each in self._members), *(each.pid for each in members)}
 

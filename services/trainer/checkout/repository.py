@@ -8,6 +8,7 @@ import yaml
 
 from services.trainer.core.checkout import dialect, loss, schema
 from services.trainer.core.checkout.dialect import Dialect
+from shared import safe_yaml
 from shared.checkout import config, script
 from shared.datasets.names import GAMES, game_of
 from shared.errors import ConfigurationError
@@ -55,7 +56,7 @@ class Repository:
                 return found
         path = config(stage)
         try:
-            content = yaml.safe_load(self._read(path))
+            content = safe_yaml.load(self._read(path))
         except yaml.YAMLError as error:
             raise ConfigurationError(str(self.root / path), "", f"no YAML: {error}", "Correct it") from None
         return schema.keys_of_file(content if isinstance(content, dict) else {})

@@ -38,7 +38,7 @@ class Signs:
 
     def __init__(self, run: Run, counts: Counts, takeover: Takeover, log_file: Path) -> None:
         self._run, self._counts, self._takeover, self._log_file = run, counts, takeover, log_file
-        self._config = StageConfig.model_validate(run.plan.parameters)
+        self._config = StageConfig.recorded(run.plan.parameters)
         self._read, self._next_look = 0, 0.0
         self._told = Told()
         self._began: tuple[int, float] | None = None

@@ -68,7 +68,7 @@ async def start(
         OSError: The disk refused.
     """
     plan, repository = run.plan, Repository(checkout)
-    parameters = StageConfig.model_validate(plan.parameters)
+    parameters = StageConfig.recorded(plan.parameters)
     believed = known or repository.dialect(plan.stage)
     # one that is not known: when fresh, the relative way ends with a save in either; when resumed, what an
     # absolute one is told shows at the first save which it is

@@ -15,7 +15,7 @@ def requirements(run_id: RunId, plan: ChunkPlan) -> Document:
     Dataset, architecture, device and world size are loaded or built at launch; learning rate, accumulation,
     batch size and log interval are read anew from every plan.
     """
-    config = StageConfig.model_validate(plan.parameters)
+    config = StageConfig.recorded(plan.parameters)
     fixed: Document = config.model_dump(mode="json", exclude=FREE)
     upstream: Document = {str(stage): path for stage, path in plan.upstream.items()}
     return {"run_id": run_id, "stage": plan.stage, "upstream": upstream, "parameters": fixed}

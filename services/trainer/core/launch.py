@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from shared.config import StageConfig
@@ -17,11 +18,32 @@ ON_CPU = {
     # times as long on an idle machine; with spins of a millisecond, five times as long beside a busy one
     "GOMP_SPINCOUNT": "1000",
 }
+PATIENCE_SEC = 30 * 24 * 3600
+"""Hosts wait for each other this long: whoever does not come is the trainer's concern, which asks them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """How this host's ranks meet those of the other hosts of a launch."""
+
+    nnodes: int
+    node_rank: int
+    endpoint: str
+    """host:port on node 0."""
+    name: str
+    """Of the launch: ranks of another one are kept out."""
+    address: str
+    """Of this host, as the others reach it."""
+
+
+def local_ranks(config: StageConfig) -> int:
+    """Ranks of a stage's process group on each host."""
+    return config.nproc_per_node if config.distributed.use_ddp else 1
 
 
 def world_size(config: StageConfig) -> int:
     """Ranks of a stage's process group."""
-    return config.nproc_per_node if config.distributed.use_ddp else 1
+    return local_ranks(config) * config.nnodes
 
 
 def device(config: StageConfig) -> Literal["cpu", "cuda"]:
@@ -29,18 +51,31 @@ def device(config: StageConfig) -> Literal["cpu", "cuda"]:
     return "cuda" if config.device == "cuda" else "cpu"
 
 
-def command(python: str, ranks: int) -> list[str]:
-    """Command line of the launcher: the rank itself, or torchrun for more than one."""
-    if ranks == 1:
+def command(python: str, ranks: int, meeting: Meeting | None = None) -> list[str]:
+    """Command line of the launcher: the rank itself, or torchrun for more than one.
+
+    Args:
+        python: The interpreter.
+        ranks: Processes on this host.
+        meeting: With the other hosts, if there are any.
+    """
+    if ranks == 1 and meeting is None:
         return [python, "-m", ENTRY]
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr=127.0.0.1",
-        f"--nproc_per_node={ranks}",
+    where = ["--standalone", "--local-addr=127.0.0.1"] if meeting is None else _agent(meeting)
+    return [python, "-m", "torch.distributed.run", *where, f"--nproc_per_node={ranks}", "-m", ENTRY]
+
+
+def _agent(meeting: Meeting) -> list[str]:
+    """Options of one host's torchrun. The static rendezvous, since node 0 has to hold rank 0."""
+    return [
+        f"--nnodes={meeting.nnodes}",
+        f"--node-rank={meeting.node_rank}",
+        "--rdzv-backend=static",
+        f"--rdzv-endpoint={meeting.endpoint}",
+        f"--rdzv-id={meeting.name}",
+        f"--rdzv-conf=timeout={PATIENCE_SEC}",
+        f"--local-addr={meeting.address}",
     ]
-    return [python, *torchrun, "-m", ENTRY]
 
 
 def tuning(place: str, ranks: int, cores: int) -> Mapping[str, str]:

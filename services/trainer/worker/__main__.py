@@ -29,14 +29,16 @@ def main() -> None:
 
 def _train_all() -> None:
     # Before torch is imported, so that the trainer's death ends this process even then.
-    link = Link.connect() if os.environ.get("RANK", "0") == "0" else None
+    tie = Link.connect() if os.environ.get("LOCAL_RANK", "0") == "0" else None
     ranks = _join()
-    pids = ranks.gather(os.getpid())
-    if link is not None:
-        link.send(Ready(pids=pids))
+    pids = [pid for host, pid in ranks.gather((ranks.host, os.getpid())) if host == ranks.host]
+    if tie is not None:
+        tie.send(Ready(pids=pids))
+    link = tie if ranks.first else None
     session: Session | None = None
     tracking: Tracking | None = None
     while (run := ranks.share(link.next_run() if link is not None else None)) is not None:
+        run = run if ranks.host == 0 else _here(run)
         begun = time.process_time()
         if session is None:
             session = _session(ranks, run)
@@ -58,6 +60,12 @@ def _join() -> Ranks:
     return Ranks(cuda=os.environ[DEVICE] == "cuda")
 
 
+def _here(run: Run) -> Run:
+    """The plan, with the places where this host has its files: rank 0's are those of node 0."""
+    places = {"bundle": os.environ["RUN_BUNDLE_ROOT"], "data_dir": os.environ.get("WORLDLOOP_DATA_DIR")}
+    return run.model_copy(update=places)
+
+
 def _session(ranks: Ranks, run: Run) -> Session:
     import torch
 
@@ -72,7 +80,7 @@ def _tracking(run: Run) -> Tracking:
     from services.trainer.worker.tracking import Tracking, confine
     from shared.config import StageConfig
 
-    config = StageConfig.model_validate(run.plan.parameters)
+    config = StageConfig.recorded(run.plan.parameters)
     confine(Path(run.bundle), Path(os.environ[CACHE]))
     return Tracking(
         Path(run.bundle),

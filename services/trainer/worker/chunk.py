@@ -68,7 +68,7 @@ class Chunk:
     timing: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.config = StageConfig.model_validate(self.run.plan.parameters)
+        self.config = StageConfig.recorded(self.run.plan.parameters)
 
     def train(self) -> tuple[End, int]:
         """Go on to the target.

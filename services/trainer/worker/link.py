@@ -1,4 +1,7 @@
-"""Rank 0's connection to the trainer. When it is lost the trainer has died, and so does this rank."""
+"""A host's first rank and its trainer: when the connection is lost the trainer has died, and the rank ends.
+
+Plans and reports are rank 0's alone; the first ranks of other hosts only live and die by theirs.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ class Ranks:
 
     def __init__(self, *, cuda: bool) -> None:
         self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.host = int(os.environ.get("GROUP_RANK", "0"))
+        """Which of several hosts this is."""
         self.device = (
             torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
         )

@@ -15,7 +15,8 @@ from services.trainer.worker.ranks import Ranks
 from services.trainer.worker.tasks import Inputs, build_task
 from shared.bundle import Bundle
 from shared.config import StageConfig
-from shared.datasets.frames import FramesDataset, dataset_path
+from shared.datasets.frames import FramesDataset
+from shared.datasets.names import dataset_path, found_in
 from shared.sheets import MOST_ROWS, sheet_path, write_sheet
 from shared.worldmodel import upstream
 from shared.worldmodel.build import build_model, load_weights
@@ -57,11 +58,14 @@ class Session:
     """
 
     def __init__(self, ranks: Ranks, run: Run, cache: Path) -> None:
-        config = StageConfig.model_validate(run.plan.parameters)
+        config = StageConfig.recorded(run.plan.parameters)
         self.ranks, self.stage, self.seed = ranks, run.plan.stage, config.seed
         self.bundle = Bundle(Path(run.bundle), run.run_name)
         self.dataset = FramesDataset.configured(
-            dataset_path(config.dataset, DATA), config, cache_dir=cache, frame_size=config.frame_size
+            found_in(Path(run.data_dir) if run.data_dir else None, dataset_path(config.dataset, DATA)),
+            config,
+            cache_dir=cache,
+            frame_size=config.frame_size,
         )
         self.order = WindowOrder(self.dataset.train_windows, seed_of(self.seed, self.stage))
         self.problems: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from services.bundles import copying, move, tree
 from services.bundles.core.manifest import Manifest
 from services.bundles.core.move_report import Moved
+from services.bundles.journal import Places, alone
 from services.bundles.tree import Entry
 from shared.errors import BundleError
 from tests.needs import missing, program
@@ -47,13 +49,11 @@ def across(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(move._Move, "_rename", lambda *_: False)
 
 
-@pytest.mark.parametrize("way", ["renamed", "copied"])
-def test_a_move_killed_at_any_step_goes_on_and_loses_nothing(tmp_path: Path, way: str) -> None:
-    place = MEMORY if os.access(MEMORY, os.W_OK) else tmp_path
-    place = place / f"worldloop-{os.getpid()}-{way}"
+def test_a_move_killed_at_any_step_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    place = (MEMORY if os.access(MEMORY, os.W_OK) else tmp_path) / f"worldloop-{os.getpid()}"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.unit.bundles.die_while_moving", str(place), way],
+            [sys.executable, "-m", "tests.unit.bundles.die_while_moving", str(place)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -62,7 +62,7 @@ def test_a_move_killed_at_any_step_goes_on_and_loses_nothing(tmp_path: Path, way
     finally:
         shutil.rmtree(place, ignore_errors=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].isdigit(), done.stdout
+    assert re.fullmatch(r"renamed \d+\ncopied \d+\n", done.stdout), done.stdout
 
 
 def test_a_bundle_is_renamed_where_that_can_be_done(source: Path, target: Path) -> None:
@@ -224,7 +224,7 @@ def test_too_little_room_is_told_before_anything_is_copied(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
     with pytest.raises(BundleError, match="has 10 bytes free"):
         go(source, target)
-    assert not list(move.staging_of(target).rglob("a.txt"))
+    assert not list(Places(source, target).staging.rglob("a.txt"))
 
 
 def test_a_file_that_cannot_be_read_is_named_before_anything_is_moved(
@@ -263,14 +263,125 @@ def test_nothing_is_overwritten_and_a_bundle_does_not_swallow_itself(source: Pat
 
 
 @pytest.mark.usefixtures("across")
-def test_a_move_to_where_another_was_cut_names_that_one(source: Path, target: Path, tmp_path: Path) -> None:
+def test_a_move_to_where_another_was_cut_names_that_one(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "second" / "run"
     fill(other)
-    os.mkfifo(other / "pipe")
-    with pytest.raises(BundleError, match="pipe"):
-        go(other, target)
+
+    def full(*_: object) -> Manifest:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(move, "copy", full)
+        with pytest.raises(BundleError, match="no room is left"):
+            go(other, target)
     with pytest.raises(BundleError, match=f"a move of {other} to {target} was cut"):
         go(source, target)
+
+
+@pytest.mark.parametrize("end", ["from", "to"])
+def test_a_move_at_work_keeps_others_away_and_only_while_it_works(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    fill(source.with_name("second"))
+    second = (source, target.with_name("third")) if end == "from" else (source.with_name("second"), target)
+    real, refusals = move.survey, list[str]()
+
+    def survey(*arguments: Any) -> Manifest:
+        monkeypatch.setattr(move, "survey", real)
+        with pytest.raises(BundleError) as refusal:
+            go(*second)
+        refusals.append(str(refusal.value))
+        return real(*arguments)
+
+    before = snapshot(source)
+    monkeypatch.setattr(move, "survey", survey)
+    go(source, target)
+    place = source if end == "from" else target
+    assert refusals == [f"another `worldloop bundle move` is at work on {place}: wait for its end"]
+    assert before.items() <= snapshot(target).items()
+    assert {each.name for each in (*source.parent.iterdir(), *target.parent.iterdir())} == {
+        "outside", "second", "run",
+    }  # fmt: skip
+
+
+def test_of_many_moves_at_once_one_moves(source: Path, tmp_path: Path) -> None:
+    before, children = snapshot(source), list[int]()
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                go(source, tmp_path / "other" / str(number))
+            except BundleError:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0] + [1] * 7
+    (there,) = (tmp_path / "other").iterdir()
+    assert before.items() <= snapshot(there).items()
+
+
+def test_a_place_is_free_again_after_who_held_it_was_killed(source: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with alone(source):
+            os._exit(9)
+    os.waitpid(child, 0)
+    with alone(source):
+        assert (source.parent / ".run.lock").exists()
+    assert not (source.parent / ".run.lock").exists()
+
+
+@pytest.mark.usefixtures("across")
+def test_odd_names_are_moved_and_told_in_one_line(source: Path, target: Path) -> None:
+    odd = os.fsdecode(b"not \xff utf-8")
+    (source / odd).write_text("odd")
+    (source / "line\nend `and` | tab\t").write_text("odder")
+    (source / f"lost {odd}").symlink_to("no\nwhere")
+    (source / "docs" / "action").mkdir(parents=True)
+    (source / "docs" / "action" / ".gitignore").write_bytes(b"\xff\n")
+    before = snapshot(source)
+    moved = go(source, target)
+    after = snapshot(target)
+    assert {path for path in before if after.get(path) != before[path]} == {"docs/action/.gitignore"}
+    assert moved.dangling == [f"lost {odd}"]
+    report = (target / "docs" / "action" / f"asset-move-report-{STAMP}.md").read_text()
+    assert "- `lost not \\udcff utf-8`\n" in report
+
+
+def test_a_place_whose_name_is_no_text_is_refused(source: Path) -> None:
+    with pytest.raises(BundleError, match=r"\\udcff is not UTF-8"):
+        go(source, source.parent / os.fsdecode(b"\xff"))
+
+
+def test_a_bundle_is_not_moved_into_another(source: Path) -> None:
+    other = source.parent / "second"
+    (other / "Logs").mkdir(parents=True)
+    (other / "Logs" / "events.jsonl").touch()
+    with pytest.raises(BundleError, match=f"inside another bundle, {other}"):
+        go(source, other / "results" / "run")
+    assert not (other / "results").exists()
+
+
+@pytest.mark.usefixtures("across")
+def test_what_is_written_through_an_open_file_at_the_last_moment_brings_the_source_back(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = move.survey
+
+    def survey(place: Path, *arguments: Any) -> Manifest:
+        found = real(place, *arguments)
+        if place == Places(source, target).aside:
+            with (place / "a.txt").open("a") as stream:
+                stream.write("late")
+        return found
+
+    monkeypatch.setattr(move, "survey", survey)
+    with pytest.raises(BundleError, match=r"was changed while it was moved \(a\.txt\)"):
+        go(source, target)
+    assert (source / "a.txt").read_text() == "alphalate"
 
 
 def test_git_never_sees_the_files_of_a_move(source: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from services import cli
 from services.commands import connection
-from services.commands.resolve import resolve
+from services.commands.configuration.resolve import resolve
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Bus
 from shared.errors import WorldloopError

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import Result
 
 from services.bundles import move, prune
+from services.bundles.journal import Places
 from services.commands import bundle as command
 from shared.bundle import Bundle
 from shared.bus.memory import Broker, MemoryBus
@@ -142,10 +143,10 @@ def test_a_move_that_was_cut_goes_on_with_the_same_words(
         patch.setattr(move, "remove", dies)
         assert worldloop("bundle", "move", RUN_ID, to).exit_code == 130
     assert not bundle.exists()
-    assert move.aside_of(bundle).exists()
+    assert Places(bundle, place).aside.exists()
     result = worldloop("bundle", "move", RUN_ID, to)
     assert result.exit_code == 0, result.exception
-    assert not move.aside_of(bundle).exists()
+    assert not Places(bundle, place).aside.exists()
     target = place / to if to != "archive" else place / to / RUN_ID
     assert worldloop("bundle", "verify", str(target)).exit_code == 0
     assert isinstance(worldloop("bundle", "move", RUN_ID, to).exception, BundleError)

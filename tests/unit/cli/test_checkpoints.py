@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from services.commands.checkpoints import merge
-from services.commands.found import checkpoints_of, newest_of, run_directories
+from services.commands.checkpoints.commands import merge
+from services.commands.checkpoints.found import checkpoints_of, newest_of, run_directories
 from shared.bundle import Bundle
 from shared.bus.journal import to_line
 from shared.bus.memory import MemoryBus

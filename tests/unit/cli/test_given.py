@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from services.commands.given import newest_given, read_given
-from services.commands.options import TrainOptions
-from services.commands.start import create, prepare
+from services.commands.checkpoints.given import newest_given, read_given
+from services.commands.training.options import TrainOptions
+from services.commands.training.start import create, prepare
 from shared.bundle import Bundle
 from shared.config import StageConfig, TrainingConfig
 from shared.datasets.frames import FramesDataset

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,28 @@ import typer
 from typer.testing import Result
 
 from services import cli
+from shared.bundle import Bundle
 from shared.errors import WorldloopError
+from tests.unit.bundles.conftest import RUN_NAME, write_run
+from tests.unit.gatekeeper.story import RUN_ID, Story
 
 Invoke = Callable[..., Result]
+
+ROOT = Path(__file__).parents[3]
+HISTORY = ROOT / "tests" / "fixtures" / "histories" / "first_dynamics.csv"
+SECOND = f"{RUN_ID}_2"
 
 READS = (
     *("status", "watch", "events", "replay", "policy show", "diagnose", "gate", "infer", "play", "schema"),
     *("doctor", "data inspect", "checkpoints list", "checkpoints validate", "bundle list", "bundle verify"),
     *("monitor gpus", "notify show", "history export", "report all", "report loop", "report inference"),
-    *("report retrospective", "report wandb", "report compare", "report git"),
+    *("report retrospective", "report wandb", "report compare", "report git", "keys show"),
 )
 """What tells something; reports and exports are written, and told of."""
 ACTS = (
     *("up", "down", "train", "pause", "resume", "stop", "retune", "data download", "data models"),
     *("data ingest", "data record", "checkpoints merge", "bundle move", "bundle prune", "notify test"),
+    *("keys init", "keys renew"),
 )
 MISSING: dict[str, tuple[str, ...]] = {
     "status": ("20200101_000000",),
@@ -42,6 +52,7 @@ MISSING: dict[str, tuple[str, ...]] = {
     "checkpoints list": ("nowhere",),
     "checkpoints validate": ("nowhere",),
     "bundle verify": ("nowhere",),
+    "keys show": ("--dir", "nowhere"),
     "history export": ("nowhere",),
     "report all": ("nowhere",),
     "report loop": ("nowhere",),
@@ -85,17 +96,54 @@ def test_an_error_leaves_stdout_empty_and_has_the_code_of_bad_input(
         assert result.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("policy", "show"),
-        ("schema",),
-        ("schema", "chunk_done"),
-        ("schema", "page"),
-        ("notify", "show"),
-        ("bundle", "list"),
-        ("monitor", "gpus"),
-    ],
-)
-def test_stdout_is_one_json_document(worldloop: Invoke, place: Path, words: tuple[str, ...]) -> None:
-    json.loads(worldloop(*words, "--json").stdout)
+CALLED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("status", "watch", "events", "replay", "history export"), (RUN_ID,)),
+    **dict.fromkeys(("checkpoints list", "checkpoints validate", "bundle verify"), (RUN_ID,)),
+    **dict.fromkeys(("report all", "report loop", "report inference", "report retrospective"), (RUN_ID,)),
+    **dict.fromkeys(("report wandb", "report git"), (RUN_ID,)),
+    **dict.fromkeys(("policy show", "doctor", "schema", "bundle list", "monitor gpus", "notify show"), ()),
+    "diagnose": (f"runs/{RUN_ID}",),
+    "keys show": ("--dir", "keys"),
+    "gate": ("history.csv", "--stage", "dynamics"),
+    "play": ("--check", RUN_ID),
+    "data inspect": ("pong_frames.h5",),
+    "report compare": (RUN_ID, SECOND),
+}
+"""How each command is called where there are two runs, a recording and a history."""
+CALLED_ELSEWHERE = {"infer": "tests/e2e/test_governance.py"}
+"""What needs a model that was trained."""
+
+
+def test_every_command_that_reads_is_called() -> None:
+    assert sorted((*CALLED, *CALLED_ELSEWHERE)) == sorted(READS)
+    for name, file in CALLED_ELSEWHERE.items():
+        assert re.search(rf'json\.loads\(worldloop\("{name}",.*"--json"\)', (ROOT / file).read_text())
+
+
+@pytest.fixture
+def runs(place: Path, dataset: Path) -> None:
+    """Two runs that passed, one with a history; a history for itself; a recording."""
+    shutil.copy(HISTORY, place / "history.csv")
+    for run_id in (RUN_ID, SECOND):
+        write_run(place / "runs" / run_id, Story(run_id=run_id))
+    history = Bundle(place / "runs" / RUN_ID, RUN_NAME).history("dynamics", 1)
+    shutil.copy(HISTORY, history)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("name", CALLED)
+def test_stdout_is_one_json_document(worldloop: Invoke, name: str) -> None:
+    if name == "keys show":
+        worldloop("keys", "init", "--dir", "keys")
+    result = worldloop(*name.split(), *CALLED[name], "--json")
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    bad = 3 if name == "diagnose" else 2
+    assert result.exit_code < bad, result.output  # 1: the answer is no, and JSON too
+    documents = result.stdout.splitlines() if name == "events" else [result.stdout]  # of these one a line
+    assert all(isinstance(json.loads(each), dict | list) for each in documents)
+    assert documents
+
+
+@pytest.mark.parametrize("words", [("chunk_done",), ("page",), ("command.trainer.start",)])
+def test_a_schema_is_one_json_document(worldloop: Invoke, words: tuple[str, ...]) -> None:
+    assert json.loads(worldloop("schema", *words, "--json").stdout)["properties"]

@@ -12,11 +12,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from services import cli
-from services.commands.config_files import Tree
+from services.commands.configuration.files import Tree
+from services.commands.configuration.resolve import paths_of, resolve
 from services.commands.groups.train import train
-from services.commands.options import FLAGS, OF_PROFILE, OF_TRAINING, TrainOptions, flag_of, paths
-from services.commands.resolve import paths_of, resolve
 from services.commands.schema import find
+from services.commands.training.options import FLAGS, OF_PROFILE, OF_TRAINING, TrainOptions, flag_of, paths
 from shared.errors import UsageError
 from shared.events import STAGES
 
@@ -147,7 +147,7 @@ def test_the_table_becomes_the_options_that_the_command_gets(
         seen.append(options)
         return 0
 
-    monkeypatch.setattr("services.commands.train.train", record)
+    monkeypatch.setattr("services.commands.training.train.train", record)
     typed = (
         "dynamics.context_noise=0 --only-stage dynamics --init-learning-rate 5e-4 --teacher-forced "
         "--cleanup-extra-processes false --checkpoint-policy latest --repo-root . --wandb-source local_only"

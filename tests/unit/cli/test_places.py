@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from services.commands import places
 from shared.errors import BundleError
+
+SHIPPED = Path(__file__).parents[3] / "configs"
 
 
 def test_the_output_root_comes_from_flag_environment_file_and_default_in_that_order(place: Path) -> None:
@@ -54,3 +57,20 @@ def test_a_run_is_named_by_id_or_by_path(tmp_path: Path) -> None:
     assert places.find_run(str(bundle), Path("/elsewhere")) == places.RunRef("20260102_030405", bundle)
     with pytest.raises(BundleError, match="neither a run id"):
         places.find_run("yesterday", tmp_path)
+
+
+def test_commands_look_where_training_yaml_puts_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SHIPPED, place / "configs")
+    assert places.root(None) == place / "runs"
+    training = place / "configs" / "training.yaml"
+    training.write_text(training.read_text().replace("output_root: null", "output_root: elsewhere"))
+    assert places.root(None) == place / "elsewhere"
+    monkeypatch.setenv("WORLDLOOP_OUTPUT_ROOT", str(place / "named"))
+    assert places.root(None) == place / "named"
+    assert places.root(Path("given")) == place / "given"
+
+
+def test_the_files_of_a_tinyworlds_checkout_are_not_asked(place: Path) -> None:
+    (place / "configs").mkdir()
+    (place / "configs" / "training.yaml").write_text("output_root: theirs\n")
+    assert places.root(None) == place / "runs"

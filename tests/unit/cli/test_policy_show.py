@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from services.commands.config_files import Tree
-from services.commands.options import TrainOptions
+from services.commands.configuration.files import Tree
 from services.commands.schema import leaves
-from services.commands.start import prepare
+from services.commands.training.options import TrainOptions
+from services.commands.training.start import prepare
 from shared.errors import CheckpointError, ConfigurationError, UsageError
 from tests.unit.cli.test_given import SMALL, save
 

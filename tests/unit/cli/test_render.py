@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from services.commands import render
+from services.commands.watching import render
 from services.reporter.core.page.fold import fold_all
 from shared.bus.protocol import Recorded
 from shared.events import Event, InferenceDone, Message, TrainProgress

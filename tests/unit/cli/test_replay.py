@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_under_its_own_policy_a_run_is_decided_the_same(bundle: Path, worldloop:
     assert "2 gates, every one decided the same." in result.stdout
     (bundle / "own.yaml").write_text("gatekeeper: {max_retries: 5}\n")
     assert worldloop("replay", RUN_ID, "--policy", str(bundle / "own.yaml")).exit_code == 0
+
+
+def test_a_run_of_another_version_is_decided_the_same(bundle: Path, worldloop: Invoke) -> None:
+    file = bundle / "Logs" / "events.jsonl"
+    sections = r'"(parameters|configuration|training|policy|gatekeeper)":\{(?=")'
+    file.write_text(re.sub(sections, r'"\1":{"of_another_version":{},', file.read_text()))
+    result = worldloop("replay", RUN_ID)
+    assert result.exit_code == 0
+    assert "2 gates, every one decided the same." in result.stdout
 
 
 def test_a_complete_recorded_policy_gives_the_same_decisions(

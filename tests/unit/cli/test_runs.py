@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from services.commands import follow, runs
+from services.commands import runs
+from services.commands.watching import follow
 from shared.bus.journal import from_line, to_line
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Consumer

@@ -20,7 +20,7 @@ from services.schemas.asyncapi import DEAD, address, document
 from services.schemas.published import published
 from services.schemas.traffic import HANDLED, consumers, receivers, senders
 from shared.bus import streams
-from shared.bus.jetstream import _durable
+from shared.bus.deliveries import durable
 from shared.bus.wire import encode
 from shared.errors import UsageError
 from shared.events import MESSAGES, SERVICES, Command, StopChunk
@@ -73,16 +73,79 @@ def test_every_reference_of_the_asyncapi_document_leads_somewhere(asyncapi: dict
             target = target[part]
 
 
-def test_every_message_has_a_channel_with_its_subject_and_stream(asyncapi: dict[str, Any]) -> None:
-    assert len(asyncapi["channels"]) == len(MESSAGES) + 1
+ASYNCAPI = {
+    "document": {
+        "asyncapi",
+        "id",
+        "info",
+        "servers",
+        "defaultContentType",
+        "channels",
+        "operations",
+        "components",
+    },
+    "channels": {
+        *("address", "messages", "title", "summary", "description", "servers", "parameters", "tags"),
+        *("externalDocs", "bindings"),
+    },
+    "operations": {
+        *("action", "channel", "title", "summary", "description", "security", "tags", "externalDocs"),
+        *("bindings", "traits", "messages", "reply"),
+    },
+    "messages": {
+        *("headers", "payload", "correlationId", "contentType", "name", "title", "summary", "description"),
+        *("tags", "externalDocs", "bindings", "examples", "traits"),
+    },
+    "parameters": {"enum", "default", "description", "examples", "location"},
+    "servers": {
+        *("host", "protocol", "protocolVersion", "pathname", "description", "title", "summary", "variables"),
+        *("security", "tags", "externalDocs", "bindings"),
+    },
+    "components": {
+        *("schemas", "servers", "channels", "operations", "messages", "securitySchemes", "serverVariables"),
+        *("parameters", "correlationIds", "replies", "replyAddresses", "externalDocs", "tags"),
+        *("operationTraits", "messageTraits", "serverBindings", "channelBindings", "operationBindings"),
+        "messageBindings",
+    },
+}
+"""Fixed fields of AsyncAPI 3.0.0, by object; what begins with `x-` may be anywhere."""
+
+
+def test_the_document_has_the_fields_of_asyncapi_3_and_no_others(asyncapi: dict[str, Any]) -> None:
+    components = asyncapi["components"]
+    objects = [("document", asyncapi), ("components", components)]
+    for kind in ("channels", "operations", "servers"):
+        objects += [(kind, each) for each in asyncapi[kind].values()]
+    for kind in ("messages", "parameters"):
+        objects += [(kind, each) for each in components[kind].values()]
+    for kind, found in objects:
+        assert {key for key in found if not key.startswith("x-")} <= ASYNCAPI[kind], kind
+    for kind in components:
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", key) for key in components[kind])
+    for operation in asyncapi["operations"].values():
+        assert operation["action"] in ("send", "receive")
+        channel = operation["channel"]["$ref"]
+        assert all(each["$ref"].startswith(f"{channel}/messages/") for each in operation["messages"])
+
+
+def test_every_message_is_in_one_channel_whose_address_and_stream_are_its_own(
+    asyncapi: dict[str, Any],
+) -> None:
     for message in MESSAGES.values():
-        channel = asyncapi["channels"][models.key_of(message)]
-        owner = f"{message.service}." if issubclass(message, Command) else ""
-        assert channel["address"] == f"worldloop.{{run_id}}.{message.kind}.{owner}{message.name}"
+        key = models.key_of(message)
+        (channel,) = (each for each in asyncapi["channels"].values() if key in each["messages"])
+        subject = asyncapi["components"]["messages"][key]["x-subject"]
+        assert subject == address(message) == channel["address"].replace("{name}", message.name)
         assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
         kept = next(each for each in streams.STREAMS if each.name == channel["x-jetstream-stream"])
         assert any(covers(pattern, address(message)) for pattern in kept.subjects or ())
     assert asyncapi["channels"][DEAD]["address"] == "worldloop.{run_id}.dead.{service}.{name}"
+
+
+def test_an_address_is_the_subject_that_a_message_travels_on(asyncapi: dict[str, Any]) -> None:
+    stop = StopChunk(run_id=RUN, stage="dynamics", attempt=1)
+    envelope = encode(stop, source="/worldloop/gatekeeper", time=datetime.now(UTC))
+    assert envelope.subject == address(StopChunk).format(run_id=RUN)
 
 
 def covers(pattern: str, subject: str) -> bool:
@@ -95,17 +158,21 @@ def test_every_message_is_sent_and_read_by_someone(asyncapi: dict[str, Any]) -> 
         assert receivers(message)
         if issubclass(message, Command):
             assert receivers(message) == (message.service,)
-        for party in senders(message):
-            operation = asyncapi["operations"][f"{party}.send.{models.key_of(message)}"]
-            assert operation["action"] == "send"
-            assert operation["channel"]["$ref"] == f"#/channels/{models.key_of(message)}"
+        for action, parties in (("send", senders(message)), ("receive", receivers(message))):
+            key = f"/messages/{models.key_of(message)}"
+            said = {
+                each["x-party"]
+                for each in asyncapi["operations"].values()
+                if each["action"] == action and any(ref["$ref"].endswith(key) for ref in each["messages"])
+            }
+            assert said == set(parties)
 
 
 def test_the_consumers_are_those_the_bus_makes(asyncapi: dict[str, Any]) -> None:
     assert len(asyncapi["x-jetstream-consumers"]) == 7
     for consumer in consumers():
-        said, made = asyncapi["x-jetstream-consumers"][consumer.durable], _durable(consumer)
-        assert said["filter_subjects"] == made.filter_subjects
+        said, made = asyncapi["x-jetstream-consumers"][consumer.durable], durable(consumer)
+        assert said["filter_subjects"] == (made.filter_subjects or [made.filter_subject])
         assert (said["ack_wait_sec"], said["max_deliver"]) == (made.ack_wait, made.max_deliver)
     assert set(asyncapi["x-jetstream-streams"]) == {each.name for each in streams.STREAMS}
 

@@ -15,8 +15,8 @@ from typer.main import get_command
 from typer.testing import Result
 
 from services import cli
-from services.commands import train
-from services.commands.options import FLAGS, paths
+from services.commands.training import train
+from services.commands.training.options import FLAGS, paths
 from services.reporter.core.page.fold import PageFold
 from shared.bus.memory import Broker
 from shared.bus.protocol import Bus

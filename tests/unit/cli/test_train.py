@@ -14,13 +14,14 @@ import pytest
 from rich.console import Console
 from typer.testing import Result
 
-from services.commands.follow import Answer, Screen, follow
-from services.commands.news import from_bus
-from services.commands.options import TrainOptions
-from services.commands.sight import Sight
-from services.commands.start import create, prepare
-from services.commands.train import new_run
-from services.reporter.core.page.fold import PageFold
+from services import cli
+from services.commands.training.options import TrainOptions
+from services.commands.training.start import create, prepare
+from services.commands.training.train import new_run, recorded_in_bundle
+from services.commands.watching.follow import Answer, Screen, follow
+from services.commands.watching.news import from_bus
+from services.commands.watching.sight import Sight
+from services.reporter.core.page.fold import PageFold, fold_all
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Consumer
 from shared.errors import BundleError, ConfigurationError, DatasetError, UsageError
@@ -29,6 +30,7 @@ from shared.events import (
     Event,
     OperatorRequested,
     RunFinished,
+    RunSpec,
     RunStarted,
     StartRun,
     StopRun,
@@ -68,7 +70,7 @@ def test_what_cannot_be_used_stops_before_anything_starts(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.commands.start.usable_gpus", lambda: 0)
+    monkeypatch.setattr("services.commands.training.start.usable_gpus", lambda: 0)
     profile = [] if {"--profile", "--resume"} & set(arguments) else ["--profile", "demo"]
     given = [] if {"--dataset", "--resume"} & set(arguments) else ["--dataset", str(dataset)]
     result = worldloop("train", *profile, *given, *arguments)
@@ -77,21 +79,22 @@ def test_what_cannot_be_used_stops_before_anything_starts(
     assert not (place / "state").exists()
 
 
-def test_an_error_is_one_line_on_stderr_with_its_exit_code(place: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "services.cli", "train", "lerning_rate=1"],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
+def test_an_error_is_one_line_on_stderr_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["worldloop", "train", "lerning_rate=1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr() == (
+        "",
+        "worldloop: command line: lerning_rate: unknown key. Did you mean learning_rate?\n",
     )
-    assert done.returncode == 2
-    assert done.stderr == "worldloop: command line: lerning_rate: unknown key. Did you mean learning_rate?\n"
 
 
 def test_the_command_line_starts_without_torch() -> None:
     code = (
-        "import sys, services.cli, services.commands.train as t; "
+        "import sys, services.cli, services.commands.training.train as t; "
         "print([m for m in ('torch', 'h5py', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -191,7 +194,6 @@ def test_train_asks_for_a_run_and_follows_it_to_its_end(
     assert result.exit_code == code
     summary = json.loads(result.stdout)
     assert summary["run"]["status"] == status
-    assert Path(summary["bundle"]).is_dir()
     assert f"finished: {status} - as it went" in result.stderr
     assert f"Bundle: {summary['bundle']}" in result.stderr
 
@@ -205,11 +207,26 @@ def test_a_refused_run_is_bad_usage(
     assert "no room" in str(result.exception)
 
 
+def test_a_run_whose_bundle_was_moved_is_not_gone_on_with(
+    server: Broker, worldloop: Invoke, spec: RunSpec, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / RUN
+    elsewhere.mkdir(parents=True)
+    asyncio.run(MemoryBus(broker=server).publish(RunStarted(run_id=RUN, spec=spec)))
+    for named, shown in ((RUN, "NEW_PLACE"), (str(elsewhere), str(elsewhere))):
+        result = worldloop("train", "--resume", named)
+        assert isinstance(result.exception, BundleError)
+        assert f"the run's bundle is not at {spec.bundle}" in str(result.exception)
+        assert f"worldloop bundle move {shown} {spec.bundle}" in str(result.exception)
+    assert not server.queues.get(("gatekeeper", "gatekeeper-commands"))
+    assert not Path(spec.bundle).exists()
+
+
 def with_gatekeeper(
     monkeypatch: pytest.MonkeyPatch, broker: Broker, *, status: str = "passed", refuse: str | None = None
 ) -> None:
     """Let a gatekeeper work beside the command, in its event loop."""
-    from services.commands import train
+    from services.commands.training import train
 
     ask_and_follow = train.ask_and_follow
 
@@ -221,7 +238,6 @@ def with_gatekeeper(
             await service
 
     monkeypatch.setattr(train, "ask_and_follow", beside)
-    monkeypatch.setattr(train, "EVENT_FILE_SEC", 0.1)  # nobody writes it here
 
 
 async def followed(
@@ -253,6 +269,22 @@ async def followed(
     gone = await asyncio.wait_for(follow(news, fold, screen, interrupted=interrupted, ask=ask, stop=stop), 10)
     queued = broker.queues.get(("gatekeeper", "gatekeeper-commands"), [])
     return fold, gone, [StopRun.model_validate_json(item.envelope.data) for item in queued]
+
+
+async def test_a_run_whose_bundle_the_services_keep_elsewhere_leaves_no_empty_directory_here(
+    broker: Broker, story: list[Event], tmp_path: Path
+) -> None:
+    bus, elsewhere = MemoryBus(broker=broker), tmp_path / RUN
+    for event in story:
+        moved = event
+        if isinstance(event, RunStarted):
+            spec = event.spec.model_copy(update={"bundle": str(elsewhere)})
+            moved = event.model_copy(update={"spec": spec})
+        await bus.publish(moved)
+    fold = fold_all(RUN, await bus.events(RUN))
+    elsewhere.mkdir()
+    assert await recorded_in_bundle(bus, fold)
+    assert not elsewhere.exists()
 
 
 async def test_ctrl_c_and_detach_leaves_the_run_alone(broker: Broker, story: list[Event]) -> None:

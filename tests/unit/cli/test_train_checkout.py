@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from services.commands.options import TrainOptions
-from services.commands.start import Prepared, create, prepare
+from services.commands.training.options import TrainOptions
+from services.commands.training.start import Prepared, create, prepare
 from shared.errors import CheckpointError, ConfigurationError, UsageError, WorldloopError
 from shared.events import STAGES
 from tests.standins import checkouts

@@ -256,3 +256,19 @@ def test_spans_for_people() -> None:
 def test_levels_have_a_sign_each() -> None:
     assert levels([0, 50, 100, None, 200], UNICODE) == "▁▅█ █"
     assert levels([0, 50, 100], ASCII) == "049"
+
+
+def test_services_that_nobody_listened_to_are_not_said_to_be_unheard() -> None:
+    heard = pages.page()
+    rows = [row.model_copy(update={"heard": None, "working_on": []}) for row in heard.services]
+    unheard = pages.page(services=rows)
+    assert "heard" in plain(drawn(heard, 100, None))
+    shown = plain(drawn(unheard, 100, None))
+    assert "heard" not in shown
+    assert "services    waiting  unsettled  dead letters" in shown
+
+
+def test_a_run_that_was_only_asked_for_has_no_game_yet() -> None:
+    asked = pages.page()
+    asked = asked.model_copy(update={"run": asked.run.model_copy(update={"run_name": asked.run.run_id})})
+    assert plain(drawn(asked, 100, None)).splitlines()[0] == f"running  {asked.run.run_id}  demo"

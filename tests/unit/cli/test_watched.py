@@ -13,11 +13,13 @@ import pytest
 from rich.console import Console
 from typer.testing import Result
 
-from services.commands import news, watched
-from services.commands.follow import Screen
-from services.commands.news import Waiting, from_bus
-from services.commands.periodic import Periodic
-from services.commands.sight import Sight
+from services.commands.watching import commands as watched
+from services.commands.watching import news
+from services.commands.watching.follow import Screen
+from services.commands.watching.journal import Journal
+from services.commands.watching.news import Waiting, from_bus
+from services.commands.watching.periodic import Periodic
+from services.commands.watching.sight import Sight
 from services.reporter.core.page.fold import PageFold, fold_all
 from services.reporter.core.page.model import Page
 from shared.bus.journal import to_line
@@ -28,6 +30,7 @@ from shared.events import CommandRejected, Event, Heartbeat, TrainProgress
 
 RUN = "20260102_030405"
 Invoke = Callable[..., Result]
+GOLDEN = Path(__file__).parents[2] / "fixtures/golden/tinyworlds_run"
 
 
 async def publish(broker: Broker, events: list[Event]) -> list[Recorded]:
@@ -130,7 +133,7 @@ async def test_every_so_often_the_page_is_printed_as_a_line_and_kept_in_the_bund
         watched.watch(RUN, nats_url=None, root=place / "runs", every=0.01, as_json=True)
     )
     log: list[Path] = []
-    while not log or log[0].read_text().count("running  ") < 3:
+    while not log or log[0].read_text().count(f"running  {RUN}") < 3:
         await asyncio.sleep(0.01)
         log = list((bundle / "Logs").glob("monitor_2*.log"))
     with (bundle / "Logs" / "events.jsonl").open("a") as file:
@@ -148,11 +151,41 @@ def test_a_run_that_is_over_is_looked_at_once_more_and_no_more(
 ) -> None:
     fold = fold_all(RUN, asyncio.run(publish(Broker(), story)))
     sight = Sight(fold, None, live=False)
-    periodic = Periodic(Console(), sight, None, every=1.0, as_json=True)
+    periodic = Periodic(Console(), sight, None, None, every=1.0, as_json=True)
     periodic.show(None)
     assert capsys.readouterr().out == ""
     periodic.look()
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_an_alert_of_the_files_is_told_when_it_begins_to_stand_and_not_while_it_does(
+    place: Path, story: list[Event], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fold = fold_all(RUN, asyncio.run(publish(Broker(), story[:3])))
+    silent = {"dynamics/history": "history is silent"}
+    looks = iter([{}, silent, silent, {}, silent])
+    (place / "Logs").mkdir()
+    journal = Journal(place / "Logs")
+    sight = Sight(fold, None, live=False)
+    periodic = Periodic(
+        Console(), sight, lambda: (["  history  1 h ago"], next(looks)), journal, every=1.0, as_json=False
+    )
+    for told in (0, 1, 1, 1, 2):
+        periodic.look()
+        assert journal.log.read_text().count("NEW ALERT history is silent") == told
+    assert "  history  1 h ago\n" in journal.latest.read_text()
+    assert capsys.readouterr().out.count("  history  1 h ago\n") == 5
+
+
+def test_the_three_channels_of_a_bundle_are_looked_at(place: Path) -> None:
+    look = watched.channels(GOLDEN)
+    assert look is not None
+    found, _ = look()
+    words = [line.split()[0] for line in found]
+    assert [words.count(name) for name in ("history", "checkpoint", "visualization")] == [3, 3, 3]
+    empty = watched.channels(place)
+    assert empty is not None
+    assert empty()[1] == {}
 
 
 # --- what comes in ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.datasets.frames import FramesDataset
-from shared.datasets.names import dataset_path, game_of, stride_of
+from shared.datasets.names import dataset_path, found_in, game_of, stride_of
 from shared.errors import DatasetError
 
 PONG = Path(__file__).parents[2] / "fixtures" / "pong_frames.h5"
@@ -257,5 +257,7 @@ def test_names_stand_for_files_in_the_data_directory(tmp_path: Path) -> None:
     assert dataset_path("zelda", tmp_path) == tmp_path / "zelda_frames.h5"
     assert dataset_path(str(tmp_path / "my.h5"), Path("data")) == tmp_path / "my.h5"
     assert dataset_path("my.h5", Path("data")).is_absolute()
+    assert found_in(None, tmp_path / "my.h5") == tmp_path / "my.h5"
+    assert found_in(Path("/data"), tmp_path / "my.h5") == Path("/data/my.h5")
     assert game_of(Path("/x/pole_position_frames.h5")) == "pole_position"
     assert game_of(Path("/x/My Game-2.h5")) == "my_game_2"

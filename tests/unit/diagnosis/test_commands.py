@@ -33,6 +33,15 @@ def test_the_exit_code_is_the_verdict(tmp_path: Path) -> None:
     assert invoke("diagnose", tmp_path / "nowhere").exit_code == 3
 
 
+def test_a_run_is_named_by_its_id_too(tmp_path: Path) -> None:
+    run = cases.healthy(tmp_path / "runs" / "20260101_000000")
+    found = invoke("diagnose", run.name, "--output-root", run.parent)
+    assert (found.exit_code, found.stdout) == (0, invoke("diagnose", run).stdout)
+    lost = invoke("diagnose", "20260101_000001", "--output-root", run.parent)
+    assert lost.exit_code == 3
+    assert f"there is no bundle of it under {run.parent}; give its path" in lost.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["--stage", "nonsense", "x"], ["x", "--bogus"], ["x", "y"]])
 def test_wrong_usage_is_3_because_2_is_an_answer(words: list[str]) -> None:
     assert invoke("diagnose", *words).exit_code == 3

@@ -170,7 +170,7 @@ def test_a_run_that_would_have_ended_before_a_gate_says_so() -> None:
     found = again(story, max_command_retries=0)
     assert found.gates[0].replayed is None
     assert found.gates[0].instead.startswith(
-        "the run would have ended before, failed: trainer did not answer"
+        "the run would have ended before, failed: the trainer did not begin video_tokenizer attempt 1"
     )
     assert found.gates[0].differing == ("decision",)
     assert found.gates[1].replayed is not None

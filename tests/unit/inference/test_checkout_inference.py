@@ -37,6 +37,7 @@ asked = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 fail = os.environ.get("STANDIN_FAIL", "")
 if record := os.environ.get("STANDIN_RECORD"):
     where = {"cwd": os.getcwd(), "path": os.environ["PYTHONPATH"], "data": os.path.realpath("data")}
+    where["bundle"] = os.environ.get("RUN_BUNDLE_ROOT")
     Path(record).write_text(json.dumps({"asked": asked, **where, "words": sys.argv[1:6]}))
 if asked["use_latest_checkpoints"] != "false" or not Path("configs/inference.yaml").is_file():
     raise SystemExit("not started as it should be")
@@ -208,6 +209,7 @@ def test_the_script_is_started_as_the_documents_say_with_the_selected_checkpoint
     assert seen["asked"] == expected | paths
     assert seen["path"].split(os.pathsep)[0] == seen["cwd"] != str(stand.checkout)
     assert seen["data"] == str(stand.checkout / "data")
+    assert seen["bundle"] == str(stand.bundle.root)
 
 
 def test_keys_that_the_checkout_does_not_have_are_not_given(stand: Stand) -> None:

@@ -266,6 +266,6 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, tokenizer_b:
 
 def test_a_machine_without_torch_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "services.commands.infer_subject", raising=False)
-    monkeypatch.setitem(sys.modules, "services.commands.found", None)
+    monkeypatch.setitem(sys.modules, "services.commands.checkpoints.found", None)
     with pytest.raises(UsageError, match=r"is missing: pip install 'worldloop\[inference\]'"):
         infer(foreign(), as_json=False)

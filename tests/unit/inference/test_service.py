@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from services.inference.core.clips import Layout
 from services.inference.handlers import Deps, evaluate_inference
 from services.inference.trial import run_trial
 from services.inference.world import Cancelled, Decoding, World
+from shared.bundle import Bundle
 from shared.bus.memory import MemoryBus
 from shared.errors import Retry
 from shared.events import EvaluateInference, InferenceDone, RunStarted
@@ -58,6 +60,20 @@ async def test_the_test_is_answered_with_all_numbers_and_a_picture(tiny_run: Tin
     assert done.picture == "inference_results/inference_results_gt_vs_pred_20260101_123015.png"
     with Image.open(tiny_run.bundle.resolve(done.picture)) as picture:
         assert picture.width > 8 * 16
+
+
+def test_a_recording_is_found_in_the_services_own_data_directory(tiny_run: TinyRun, tmp_path: Path) -> None:
+    recording = Path(tiny_run.spec.configuration["training"]["dataset"])
+    here = tmp_path / "data"
+    here.mkdir()
+    recording.rename(here / recording.name)
+    command, where = tiny_run.command(), {"cache_dir": tmp_path / "cache", "now": NOW}
+    lost = run_trial(command, tiny_run.spec, tiny_run.bundle, cancelled=lambda: False, **where)
+    assert str(recording) in str(lost.problem)
+    found = run_trial(
+        command, tiny_run.spec, tiny_run.bundle, cancelled=lambda: False, data_dir=here, **where
+    )
+    assert found.ok, found.problem
 
 
 async def test_an_answered_command_is_not_worked_on_again(tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -124,6 +140,16 @@ def test_a_missing_checkpoint_is_an_answer(tiny_run: TinyRun, tmp_path: Path) ->
     assert not done.ok
     assert "dynamics_step_0" in (done.problem or "")
     assert (done.picture, done.mse) == (None, None)
+
+
+def test_a_bundle_that_was_moved_is_an_answer_and_nothing_is_made_in_its_place(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    gone = Bundle(tmp_path / "gone", tiny_run.bundle.run_name)
+    done = tried(replace(tiny_run, bundle=gone), tiny_run.command(), tmp_path)
+    assert not done.ok
+    assert f"the run's bundle is not at {gone.root}" in (done.problem or "")
+    assert not gone.root.exists()
 
 
 def test_a_stage_without_checkpoint_is_an_answer(tiny_run: TinyRun, tmp_path: Path) -> None:

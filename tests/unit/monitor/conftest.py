@@ -19,13 +19,14 @@ def started() -> Callable[..., ChunkStarted]:
 
     def make(**changes: Any) -> ChunkStarted:
         stage, attempt = changes.pop("stage", "dynamics"), changes.pop("attempt", 1)
+        knobs = {"batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "context_length": 4}
         plan = ChunkPlan(
             stage=stage,
             attempt=attempt,
             start_step=changes.pop("start_step", 0),
             target_step=changes.pop("target_step", 10),
             schedule=Schedule(peak=1e-3, start_step=0, end_step=20),
-            parameters={"batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "context_length": 4},
+            parameters=knobs | changes.pop("parameters", {}),
         )
         given = {"launcher_pid": 42, "host": "here", "device": "cpu", "world_size": 2} | changes
         return ChunkStarted(run_id=given.pop("run_id", RUN), stage=stage, attempt=attempt, plan=plan, **given)

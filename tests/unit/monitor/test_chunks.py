@@ -58,6 +58,15 @@ def test_a_new_chunk_of_the_run_ends_the_watch_on_one_that_never_ended(started: 
     ]
 
 
+def test_an_old_chunk_that_is_heard_of_late_does_not_end_the_watch_on_the_one_that_runs(
+    started: Start,
+) -> None:
+    chunks = Chunks()
+    chunks.fold(started(attempt=2), 200)
+    chunks.fold(started(attempt=1), 300)
+    assert not chunks.closed(key(started(attempt=2)))
+
+
 def test_the_end_of_a_run_ends_the_watch(started: Start) -> None:
     chunks, start = Chunks(), started()
     chunks.fold(start, 100)

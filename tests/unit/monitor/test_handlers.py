@@ -28,6 +28,7 @@ from shared.events import (
     ChunkStarted,
     GpuEvidence,
     GpuSample,
+    Heartbeat,
     Message,
     RunSpec,
     RunStarted,
@@ -205,28 +206,13 @@ async def test_a_chunk_that_left_nothing(restart: Restart, started: Start, done:
     assert artifacts.visual_problem == "the chunk left no visualization"
 
 
-async def test_a_sheet_from_before_the_first_launch_is_not_fresh(
-    restart: Restart, bundle: Bundle, bus: MemoryBus, started: Start, done: Done
+async def test_a_sheet_beyond_the_start_is_fresh_though_the_clock_was_set_back(
+    restart: Restart, bundle: Bundle, started: Start, done: Done
 ) -> None:
     deps = await restart()
     end = leave_files(bundle, done)
     os.utime(sheet_path(bundle, "dynamics", 10), (1000, 1000))
     await begin(deps, started())
-    _, artifacts = of(await chunk_done(end, deps))
-    assert artifacts.visual is not None
-    assert not artifacts.visual.fresh
-
-
-async def test_a_sheet_of_the_first_launch_stays_fresh_after_a_relaunch(
-    restart: Restart, bundle: Bundle, bus: MemoryBus, started: Start, done: Done
-) -> None:
-    deps = await restart()
-    await begin(deps, started())
-    began = next(r for r in await bus.events(RUN) if isinstance(r.message, ChunkStarted)).time.timestamp()
-    end = leave_files(bundle, done)
-    os.utime(sheet_path(bundle, "dynamics", 10), (began + 2, began + 2))
-    note_time = began + 100
-    deps.chunks.fold(started(launch=2), note_time)
     _, artifacts = of(await chunk_done(end, deps))
     assert artifacts.visual is not None
     assert artifacts.visual.fresh
@@ -382,6 +368,27 @@ async def test_silent_channels_raise_one_alert_each(
     await check_freshness(deps)
     alerts = [r.message for r in await bus.events(RUN) if isinstance(r.message, AlertRaised)]
     assert [alert.channel for alert in alerts] == ["progress", "history", "checkpoint", "visualization"]
+
+
+async def test_another_host_whose_trainer_is_silent_is_an_alert_and_node_0s_heartbeat_is_no_sign_of_it(
+    restart: Restart, bus: MemoryBus, started: Start
+) -> None:
+    clock = Clock(0)
+    deps = await restart(None, clock)
+    hosts = {"nnodes": 3, "rdzv_endpoint": "node0:29400"}
+    await begin(deps, started(parameters=hosts))
+    clock.now = deps.chunks.running()[0].started + 50
+    watching = asyncio.create_task(watch_progress(deps))
+    await asyncio.sleep(0)
+    for rank in (0, 2):
+        beat = Heartbeat(run_id=RUN, service="trainer", pid=1, host="x", node_rank=rank, working_on=[])
+        await bus.publish(beat)
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    clock.now += 11
+    await check_freshness(deps)
+    alerts = [r.message for r in await bus.events(RUN) if isinstance(r.message, AlertRaised)]
+    assert [each.channel for each in alerts if each.channel.startswith("node")] == ["node_1"]
 
 
 async def test_a_restart_forgets_no_alert_and_invents_none(

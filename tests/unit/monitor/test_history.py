@@ -194,11 +194,10 @@ def test_a_torn_last_row_is_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(columns["_step"], [0])
 
 
-def test_many_rows_come_in_pieces_and_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.monitor.files.ROWS_AT_ONCE", 7)
-    rows = "".join(f"{step},{step / 100}\n" for step in range(100))
-    columns = read_history(write(tmp_path / "h.csv", "_step,train/loss\n" + rows))
-    np.testing.assert_array_equal(columns["_step"], np.arange(100))
+def test_a_row_may_lack_cells_at_its_end_and_a_line_may_be_empty(tmp_path: Path) -> None:
+    columns = read_history(write(tmp_path / "h.csv", "\ufeff_step,train/loss\n\n0,0.5\n1\n\n2,1_0\n"))
+    np.testing.assert_array_equal(columns["_step"], [0, 1, 2])
+    np.testing.assert_array_equal(columns["train/loss"], [0.5, NAN, NAN])
 
 
 @pytest.mark.parametrize(
@@ -210,6 +209,7 @@ def test_many_rows_come_in_pieces_and_stay_in_order(tmp_path: Path, monkeypatch:
         ("_step,loss\n0,1\n", "lacks the column 'train/loss'"),
         ("train/loss\n1\n", "lacks the column '_step'"),
         ('_step,train/loss\n0,"1\n', "cannot be read"),
+        ("_step,train/loss\n0,1,2\n", "line 2 has 3 cells"),
     ],
 )
 def test_a_history_that_is_none_says_why(tmp_path: Path, content: str | None, problem: str) -> None:

@@ -208,7 +208,7 @@ def leaves(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise KeyboardInterrupt
             step()
 
-        monkeypatch.setattr("services.commands.watch_path.time.sleep", sleep)
+        monkeypatch.setattr("services.commands.watching.files.time.sleep", sleep)
 
     return script
 

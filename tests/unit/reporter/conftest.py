@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,11 @@ class Log:
         return self.add(passed.model_copy(update={"stage": "inference", "attempt": number}))
 
 
-@pytest.fixture(autouse=True)
-def _no_matplotlib_directory_in_the_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))
+@pytest.fixture(autouse=True, scope="session")
+def _no_matplotlib_directory_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))
+        yield
 
 
 @pytest.fixture

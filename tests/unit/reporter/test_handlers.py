@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from services.reporter.core.findings import ENDED
+from services.reporter.exports import gate_export
 from services.reporter.handlers import HANDLERS, Deps, event, write_reports
 from shared.bundle import Bundle
 from shared.bus.journal import read_journal
@@ -16,10 +18,12 @@ from shared.bus.memory import MemoryBus
 from shared.events import (
     CommandRejected,
     Event,
+    GateDecided,
     Message,
     OperatorRequested,
     ReportWritten,
     RunFinished,
+    Status,
     WriteReports,
 )
 from shared.service import App, Runs, serve
@@ -160,12 +164,12 @@ async def test_a_disk_that_refuses_is_answered_with_the_error(
 
 @pytest.mark.parametrize("outcome", ["failed", "stopped", "stage_completed"])
 async def test_runs_that_did_not_pass_get_the_same_reports(
-    log: Log, bus: MemoryBus, deps: Deps, bundle: Bundle, outcome: str
+    log: Log, bus: MemoryBus, deps: Deps, bundle: Bundle, outcome: Status
 ) -> None:
     await publish(log.begin().chunk(1, 0, 50), bus)
     found = written(await write_reports(command("loop", "inference", outcome=outcome), deps))
     assert all(answer.ok for answer in found.values())
-    assert f"The run {outcome}: " in bundle.resolve(str(found["loop"].path)).read_text()
+    assert f"The run {ENDED[outcome]}: " in bundle.resolve(str(found["loop"].path)).read_text()
 
 
 async def test_a_command_that_comes_again_rewrites_and_answers_only_what_is_missing(
@@ -208,3 +212,29 @@ async def test_served_over_the_bus_the_file_follows_the_run(
         await serving
     assert [r.sequence for r in read_journal(bundle.events)] == [r.sequence for r in await bus.events(RUN)]
     assert await bus.dead_letters() == []
+
+
+async def test_only_the_newest_gate_of_those_that_wait_exports_the_history(
+    log: Log, bus: MemoryBus, deps: Deps, bundle: Bundle
+) -> None:
+    gates = [
+        each
+        for each in await publish(log.begin().chunk(1, 0, 5).chunk(2, 5, 10), bus)
+        if isinstance(each, GateDecided)
+    ]
+    export = gate_export(bundle, RUN, "dynamics")
+    await event(gates[0], deps)
+    assert not export.exists()
+    await event(gates[1], deps)
+    assert export.exists()
+
+
+async def test_reports_of_a_bundle_that_was_moved_are_refused_and_nothing_is_made_in_its_place(
+    log: Log, bus: MemoryBus, deps: Deps, bundle: Bundle
+) -> None:
+    await publish(log.begin().chunk(1, 0, 5), bus)
+    shutil.rmtree(bundle.root)
+    answers = written(await write_reports(command("loop", "git", outcome="failed", reason="x"), deps))
+    assert {kind: answer.ok for kind, answer in answers.items()} == {"loop": False, "git": False}
+    assert f"is not at {bundle.root}" in (answers["loop"].error or "")
+    assert not bundle.root.exists()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.reporter import notify_services
 from services.reporter.core.notices import Place, notice, trial, wait_sec
 from services.reporter.notify import Pace, Teller
 from services.reporter.notify_file import read
@@ -418,3 +419,87 @@ def test_only_alerts_wait_and_only_after_a_message() -> None:
     assert wait_sec([said], 20, 60) == 40
     assert wait_sec([said], 70, 60) == 0
     assert wait_sec([said, ended], 20, 60) == 0
+
+
+async def test_services_that_do_not_answer_take_nothing_from_the_others(
+    bus: MemoryBus, file: Path, hook: Webhook, other: Webhook, tmp_path: Path
+) -> None:
+    hook.slow = True
+    many = min(32, (os.cpu_count() or 1) + 4) + 1  # more than a pool has threads
+    urls = {f"stuck{number}": hook.url for number in range(many)} | {"team": other.url}
+    file.write_text(yaml.safe_dump({"urls": urls}))
+    async with telling(bus, file, tmp_path):
+        await bus.publish(paused(1))
+        await until(lambda: hook.asked == many and len(other.got) == 1)
+        await bus.publish(paused(2))
+        await until(lambda: len(other.got) == 2)
+        hook.go.set()
+
+
+async def test_a_service_that_did_not_answer_in_time_says_so(
+    file: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify_services, "SEND_SEC", 0.05)
+    hook.slow = True
+    write(file, hook)
+    found = read(file)
+    assert found is not None
+    (recipient,) = recipients(found, file)
+    assert await recipient.send(trial("team")) == "no answer within 0 s"
+    assert await recipient.send(trial("team")) == "its last request has not come to an end"
+    hook.go.set()
+
+
+async def test_a_change_of_the_file_while_a_message_is_on_its_way_tells_nothing_twice(
+    bus: MemoryBus, file: Path, hook: Webhook, tmp_path: Path
+) -> None:
+    hook.slow = True
+    write(file, hook)
+    async with telling(bus, file, tmp_path):
+        await bus.publish(paused(1))
+        await until(lambda: hook.asked == 1)
+        write(file, hook, tell=["paused"])
+        await asyncio.sleep(2 * QUICK.look_sec)
+        hook.go.set()
+        await until(lambda: not bus.broker.queues["reporter", "reporter-events-notify-team"])
+        await bus.publish(paused(2))
+        await until(lambda: len(hook.got) == 2)
+    assert hook.asked == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 2_000,
+        "when: 2024-99-99",
+        "{a: !!int x}",
+        "{a: !!bool x}",
+        "!!timestamp x",
+        "\x00",
+        "- 1: 2\n :",
+    ],
+)
+def test_a_file_no_yaml_can_make_anything_of_is_an_error_like_any_other(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigurationError):
+        read(file)
+
+
+async def test_a_plugin_that_fails_with_a_secret_in_its_error_shows_none(
+    file: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import apprise
+
+    def notify(*_: object, **__: object) -> bool:
+        raise OSError(f"POST /hooks/{TOKEN.upper()} failed")
+
+    write(file, hook)
+    found = read(file)
+    assert found is not None
+    (recipient,) = recipients(found, file)
+    for broken in (apprise.Apprise, type(recipient._plugin)):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, "notify", notify)
+            problem = await recipient.send(trial("team"))
+        assert problem is not None
+        assert TOKEN.lower() not in problem.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from services.commands.render import line
+from services.commands.watching.render import line
 from services.reporter.core.findings import residual_risks
 from services.reporter.core.inference_report import inference_report
 from services.reporter.core.loop_report import loop_report
@@ -14,7 +14,7 @@ from services.reporter.core.story import Outcome, tell
 from shared.bus.protocol import Recorded
 from shared.events import Withheld
 
-COMPLETED = Outcome("stage_completed", "every stage reached its target", degraded=False)
+COMPLETED = Outcome("stage_completed", "every stage reached its target healthy", degraded=False)
 WITHHELD = Withheld(
     decision="retune",
     resume_from="results/x/dynamics/checkpoints/dynamics_step_9",
@@ -36,6 +36,11 @@ def test_the_loop_report_says_beside_a_gate_what_would_have_been_decided(log: An
     assert "would have decided retune, from [" in told
     assert "dynamics_step_9](" in told
     assert "to update 50, patch learning_rate=0.0002" in told
+    assert text.splitlines()[2].startswith(
+        "**What happened.** The run completed its stages: every stage reached its target. "
+        "It was only observed: 1 gate failed, and no setting was changed for that."
+    )
+    assert "**What to do next.** Read in the training report what each failed gate" in text
     assert residual_risks(story, COMPLETED)[-1] == (
         "Observe only: decisions were recorded, not carried out; "
         "these gates failed and were passed over: dynamics attempt 1 (gate_fail)."

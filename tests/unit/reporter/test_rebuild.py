@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from services import cli
 from services.reporter.core.story import Outcome, tell
 from services.reporter.event_file import append_events
+from services.reporter.page.static_page import write_page
 from services.reporter.rebuild import rebuild
 from services.reporter.reports import Written, write_reports
 from shared.bundle import Bundle
 from shared.errors import BundleError, UsageError
 from shared.events import OperatorRequested, ReportWritten, RunFinished, RunResumed
+from tests.unit.reporter.conftest import NAME, RUN, Log
 
-RUN = "20260101_000000"
 OWN = ("loop", "retrospective", "inference")
-Log = Any
+
+
+@pytest.fixture(scope="module")
+def written_once(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A run that has passed, its reports written as the reporter does."""
+    bundle = Bundle(tmp_path_factory.mktemp("ended") / RUN, NAME)
+    log = (
+        Log(bundle)
+        .begin(policy={"gatekeeper": {"required_reports": list(OWN)}})
+        .chunk(1, 0, 50)
+        .chunk(2, 50, 100)
+    )
+    log.inference()
+    end(log, bundle, "passed")
+    return log
 
 
 @pytest.fixture
-def ended(log: Log, bundle: Bundle) -> Log:
-    """A run that has passed, its reports written as the reporter does."""
-    log.begin(policy={"gatekeeper": {"required_reports": list(OWN)}}).chunk(1, 0, 50).chunk(2, 50, 100)
-    log.inference()
-    end(log, bundle, "passed")
+def ended(written_once: Log, bundle: Bundle) -> Log:
+    """A copy of it for one test."""
+    shutil.copytree(written_once.bundle.root, bundle.root)
+    log = Log(bundle)
+    log.records = list(written_once.records)
     return log
 
 
@@ -47,6 +64,15 @@ def end(log: Log, bundle: Bundle, status: str, ordinal: int = 1) -> None:
     append_events(bundle.events, log.records)
 
 
+def test_a_run_of_another_version_has_its_reports_and_its_page(ended: Log, bundle: Bundle) -> None:
+    sections = r'"(parameters|configuration|training|policy|gatekeeper)":\{(?=")'
+    told = re.sub(sections, r'"\1":{"of_another_version":{},', bundle.events.read_text())
+    assert told.count("of_another_version") > len(OWN)
+    bundle.events.write_text(told)
+    (found,) = rebuild(bundle.root)
+    assert [(each.kind, each.error) for each in found.reports] == [(kind, None) for kind in (*OWN, "page")]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -58,13 +84,14 @@ def run(*arguments: str) -> Any:
 def test_what_was_lost_is_written_again_byte_for_byte_wherever_the_bundle_is(
     ended: Log, bundle: Bundle, tmp_path: Path
 ) -> None:
+    write_page(bundle, ended.records)
     before = files(bundle.reports)
     assert sum(name.endswith(".png") for name in before) == 2
     moved = bundle.root.rename(tmp_path / "elsewhere")
-    for path in (moved / "docs" / "action").glob("*.md"):
+    for path in (moved / "docs" / "action").glob("*.*"):
         path.write_text("lost")
     (found,) = rebuild(moved)
-    assert [each.kind for each in found.reports] == list(OWN)
+    assert [each.kind for each in found.reports] == [*OWN, "page"]
     assert files(moved / "docs" / "action") == before
 
 
@@ -81,8 +108,11 @@ def test_each_ending_of_a_run_gets_its_reports(ended: Log, bundle: Bundle) -> No
     ended.chunk(3, 100, 150)
     end(ended, bundle, "failed", ordinal=2)
     before = files(bundle.reports)
-    assert [each.outcome.status for each in rebuild(bundle.root)] == ["passed", "failed"]
-    assert files(bundle.reports) == before
+    found = rebuild(bundle.root)
+    assert [each.outcome.status for each in found] == ["passed", "failed"]
+    pages = {str(each.reports[-1].path).rpartition("/")[2] for each in found}
+    assert pages == {f"run-page-{each.story.stamp}.html" for each in found}
+    assert {name: data for name, data in files(bundle.reports).items() if name not in pages} == before
 
 
 def test_a_run_that_goes_on_gets_reports_that_say_so(log: Log, bundle: Bundle) -> None:
@@ -97,7 +127,7 @@ def test_a_run_that_trains_nothing_needs_no_loop_report(log: Log, bundle: Bundle
     policy = {"gatekeeper": {"required_reports": list(OWN)}}
     append_events(bundle.events, log.begin(stages=(), policy=policy).inference().records)
     (found,) = rebuild(bundle.root)
-    assert [each.kind for each in found.reports] == ["retrospective", "inference"]
+    assert [each.kind for each in found.reports] == ["retrospective", "inference", "page"]
 
 
 def test_a_bundle_without_a_run_is_refused(bundle: Bundle) -> None:
@@ -111,7 +141,12 @@ def test_a_bundle_without_a_run_is_refused(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "kinds"),
-    [([], OWN), (["all"], OWN), (["loop"], ("loop",)), (["--kind", "loop", "--kind", "inference"], OWN[::2])],
+    [
+        ([], (*OWN, "page")),
+        (["all"], (*OWN, "page")),
+        (["loop"], ("loop",)),
+        (["--kind", "loop", "--kind", "inference"], OWN[::2]),
+    ],
 )
 def test_the_command_writes_all_or_what_is_named(
     ended: Log, bundle: Bundle, arguments: list[str], kinds: tuple[str, ...]
@@ -144,7 +179,7 @@ def test_a_report_that_cannot_be_written_is_named_and_costs_no_other(ended: Log,
     assert done.exit_code == 1
     (told,) = json.loads(done.stdout)["endings"]
     assert list(told["problems"]) == ["loop"]
-    assert list(told["reports"]) == ["retrospective", "inference"]
+    assert list(told["reports"]) == ["retrospective", "inference", "page"]
 
 
 def test_a_writer_that_breaks_is_a_failed_report_and_no_traceback(
@@ -154,6 +189,7 @@ def test_a_writer_that_breaks_is_a_failed_report_and_no_traceback(
     assert story is not None
     monkeypatch.setattr(Bundle, "resolve", lambda *_: 1 / 0)
     outcome = Outcome("passed", "x", degraded=False)
-    assert list(write_reports(bundle, story, outcome, ["loop"])) == [
-        Written("loop", None, "ZeroDivisionError: division by zero")
-    ]
+    with capture_logs() as logs:
+        (found,) = write_reports(bundle, story, outcome, ["loop"])
+    assert found == Written("loop", None, "ZeroDivisionError: division by zero")
+    assert [each["log_level"] for each in logs] == ["error"]

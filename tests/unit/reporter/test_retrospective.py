@@ -151,7 +151,7 @@ def test_a_run_that_was_stopped_and_resumed_has_two_endings(log: Log) -> None:
     (first, _), (second, outcome) = endings(log.records)
     assert outcome.status == "passed"
     assert first.stamp < second.stamp
-    assert "the run had ended stopped: asked" in retrospective(second, outcome, Material())
+    assert "the run had ended, stopped: asked" in retrospective(second, outcome, Material())
 
 
 # --- every kind of run, played by the real gatekeeper -----------------------------------------------------

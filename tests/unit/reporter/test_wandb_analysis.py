@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.reporter import wandb_analysis
 from services.reporter.wandb_analysis import write_wandb
 from shared.bundle import Bundle
 from shared.errors import WorldloopError
@@ -32,6 +33,18 @@ def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and two tests look at them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(wandb_analysis, "draw_stage", lambda *_: None)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Has them drawn."""
+
+
 @pytest.fixture
 def rolled_back(log: Log, bundle: Bundle) -> Log:
     """Two chunks in one W&B run, the second superseded, then its third attempt in a run of its own."""
@@ -49,6 +62,7 @@ def written(log: Log, source: Any = None, **changes: Any) -> tuple[str, dict[str
     return path.read_text(), json.loads(path.with_suffix(".json").read_text())["stages"]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_rows_superseded_by_a_rollback_are_in_no_figure(rolled_back: Log, bundle: Bundle) -> None:
     text, stages = written(rolled_back)
     found = stages["dynamics"]
@@ -108,6 +122,29 @@ def test_a_damaged_or_lost_wandb_file_costs_no_row_and_is_said(log: Log, bundle:
     assert "5 updates of attempt 1 that W&B lacks" in text
 
 
+def test_a_file_that_is_no_wandb_file_costs_no_report_though_the_api_comes_first(
+    log: Log, bundle: Bundle
+) -> None:
+    log.begin().chunk(1, 0, 20)
+    place = logged(bundle, "aaaa", range(20), offline=False)
+    (bundle.root / place / "run-aaaa.wandb").write_bytes(b"garbage" * 99)
+    went_to(log, 1, "aaaa", place)
+    text, stages = written(log)
+    assert stages["dynamics"]["rows"] == 20
+    assert "no .wandb file" in text
+
+
+def test_a_policy_that_allows_the_api_alone_costs_the_figures_and_not_the_run(
+    log: Log, bundle: Bundle
+) -> None:
+    log.begin(policy={"reporter": {"wandb_source": "api_only"}}).chunk(1, 0, 20)
+    went_to(log, 1, "aaaa", logged(bundle, "aaaa", range(20)))
+    text, stages = written(log)
+    assert (stages["dynamics"]["source"], stages["dynamics"]["rows"]) == ("none", 0)
+    assert "W&B's API has no history of dynamics" in text
+    assert "--source api_first" in text
+
+
 def test_a_run_without_training_says_that_there_is_no_history(log: Log) -> None:
     text, stages = written(log.begin(stages=()).inference())
     assert stages == {}
@@ -132,6 +169,7 @@ def test_an_analysis_that_was_not_wanted_says_so_until_it_is_asked_for_by_hand(l
     assert "train/loss" in report.read_text()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_files_come_out_the_same_again_also_in_a_bundle_that_was_moved(
     rolled_back: Log, tmp_path: Path
 ) -> None:
@@ -150,14 +188,14 @@ def test_the_files_come_out_the_same_again_also_in_a_bundle_that_was_moved(
 
 
 @pytest.mark.parametrize(
-    ("offline", "why"), [(True, "`wandb sync` of its directory sends it"), (False, "set WANDB_API_KEY")]
+    ("offline", "why"), [(True, "'wandb sync' of its directory sends it"), (False, "set WANDB_API_KEY")]
 )
 def test_api_only_fails_with_the_cure_where_the_api_cannot_have_it(
     log: Log, bundle: Bundle, offline: bool, why: str
 ) -> None:
     log.begin().chunk(1, 0, 20)
     went_to(log, 1, "aaaa", logged(bundle, "aaaa", range(20), offline=offline))
-    with pytest.raises(WorldloopError, match="--wandb-source api_first") as caught:
+    with pytest.raises(WorldloopError, match="--source api_first") as caught:
         write_wandb(request(log), "api_only")
     assert why in str(caught.value)
     text, stages = written(log, "api_first")

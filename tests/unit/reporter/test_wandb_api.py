@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +71,40 @@ def test_every_row_comes_page_by_page_and_each_run_says_what_is_wrong_with_it(
     assert KEY not in "".join(path.read_text() for path in (tmp_path / "got").iterdir())
 
 
-def test_a_server_that_stops_answering_is_given_up_and_no_process_stays(
+def test_whoever_is_silent_is_given_up_and_no_process_stays(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = tmp_path / "python"
+    silent.write_text(f"#!/bin/sh\nsleep 600 &\ntouch {tmp_path}/begun\nwait\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(silent))
+    api.fetch({"slow": "pong/slow"}, tmp_path, api.Limits(silence=0.5))
+    assert (tmp_path / "begun").exists()
+    assert api.problem_of(tmp_path / "slow.jsonl") == "W&B was silent for 0.5 s"
+    assert [each for each in psutil.process_iter() if _asks_for_us(each)] == []
+
+
+def test_the_process_that_asks_and_its_helper_end_when_whoever_started_it_is_gone(
     server: WandbServer, tmp_path: Path
 ) -> None:
     server.runs = {"slow": {"rows": rows(50), "hangs": True}}
-    api.fetch({"slow": "pong/slow"}, tmp_path, api.Limits(request=2, silence=5.0))
-    assert "HistoryPage slow" in server.asked
-    assert api.problem_of(tmp_path / "slow.jsonl") == "W&B was silent for 5 s"
-    started = [each for each in psutil.process_iter() if _asks_for_us(each)]
-    assert started == []
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps({"folder": str(tmp_path), "timeout": 20, "runs": {"slow": "pong/slow"}}))
+    command = [sys.executable, "-m", "services.reporter.wandb.fetch", str(asked)]
+    environment = os.environ | dict.fromkeys((*api.PLACES, "TMPDIR"), str(tmp_path))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=api.ROOT, env=environment) as process:
+        until(lambda: "HistoryPage slow" in server.asked)
+        assert process.stdin is not None
+        process.stdin.close()  # as the system does when its owner is killed
+        assert process.wait(timeout=30) == 1
+    until(lambda: not [each for each in psutil.process_iter() if _asks_for_us(each)])
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _asks_for_us(process: psutil.Process) -> bool:
@@ -124,9 +152,27 @@ def test_a_report_takes_rows_configuration_and_summary_from_the_api_and_is_rebui
     assert path.read_bytes() == first
 
 
+class Answers:
+    """What the API gives, without asking it: rows of each run, none for one that it lacks."""
+
+    def __init__(self, **rows_of: list[dict[str, Any]] | None) -> None:
+        self.rows_of, self.asked = rows_of, list[str]()
+
+    def fetch(self, runs: Mapping[str, str], folder: Path, _: api.Limits) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for run, path in runs.items():
+            self.asked.append(path)
+            head: dict[str, Any] = {"url": path, "state": "finished", "config": {}, "summary": {}}
+            found = self.rows_of[run]
+            told = [{"problem": f"Could not find run {path}"}] if found is None else [head, *found]
+            (folder / f"{run}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in told))
+
+
 def test_a_run_that_the_api_lacks_is_read_from_its_file_and_the_report_says_why_again_and_again(
-    server: WandbServer, log: Log, bundle: Bundle
+    log: Log, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers = Answers(aaaa=None)
+    monkeypatch.setattr(api, "fetch", answers.fetch)
     log.begin().chunk(1, 0, 30)
     place = logged(bundle, "aaaa", range(30))
     (bundle.root / place / "run-aaaa.wandb.synced").touch()
@@ -134,18 +180,21 @@ def test_a_run_that_the_api_lacks_is_read_from_its_file_and_the_report_says_why_
     path = bundle.root / write_wandb(request(log))
     first = path.read_text()
     assert "W&B run aaaa: Could not find run" in first
-    assert server.asked.count("Run aaaa") == 1
     write_wandb(request(log, again=True))
     assert path.read_text() == first
-    assert server.asked.count("Run aaaa") == 1
+    assert answers.asked == ["pong/aaaa"]
     with pytest.raises(WorldloopError, match="Could not find run"):
         write_wandb(request(log, again=True), "api_only")
 
 
-def test_a_foreign_run_is_asked_for_where_its_file_says_it_is(server: WandbServer, bundle: Bundle) -> None:
+def test_a_foreign_run_is_asked_for_where_its_file_says_it_is(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers(aaaa=rows(12))
+    monkeypatch.setattr(api, "fetch", answers.fetch)
     file = bundle.root / logged(bundle, "aaaa", range(5), offline=False) / "run-aaaa.wandb"
-    server.runs = {"aaaa": {"rows": rows(12)}}
     (found,) = histories({"dynamics": [file]}, "api_first")
     assert (found.source, len(found.counted), found.files) == ("api", 12, [])
+    assert answers.asked == ["pong/aaaa"]
     (local,) = histories({"dynamics": [file]}, "local_only")
     assert (local.source, len(local.counted), local.files) == ("local", 5, [str(file)])

@@ -26,7 +26,7 @@ class Webhook:
                 webhook.asked += 1
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if webhook.slow:
-                    webhook.go.wait(10)
+                    webhook.go.wait(60)
                 if webhook.answer == 200:
                     webhook.got.append(body)
                 self.send_response(webhook.answer)

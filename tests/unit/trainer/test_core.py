@@ -97,6 +97,20 @@ Root Cause (first observed failure):
 """
 
 
+def torchrun_report(*, first: int, others: int) -> str:
+    return f"""
+services.trainer.worker FAILED
+Failures:
+[1]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : {others} (pid: 4712)
+Root Cause (first observed failure):
+[0]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : {first} (pid: 4711)
+"""
+
+
 @pytest.mark.parametrize(
     ("exit_code", "stderr", "death"),
     [
@@ -107,6 +121,10 @@ Root Cause (first observed failure):
         (-9, "", "killed"),
         (1, "RuntimeError: Connection closed by peer" + TORCHRUN_REPORT, "killed"),
         (1, "KeyError: 'video_tokenizer'", "failed"),
+        (1, torchrun_report(first=1, others=-15), "failed"),
+        (1, torchrun_report(first=-11, others=1), "killed"),
+        (1, torchrun_report(first=-15, others=1), "killed"),
+        (1, torchrun_report(first=1, others=-9), "killed"),
         (1, "exitcode  : 1 (pid: 4711)", "failed"),
         (0, "", "failed"),
     ],
@@ -120,6 +138,11 @@ def test_an_event_carries_only_the_end_of_a_long_stderr() -> None:
     tail = ends.tail("x" * 100_000 + "the end")
     assert tail.endswith("the end")
     assert len(tail) <= ends.TAIL + len("[...] ")
+
+
+def test_the_error_that_came_first_is_carried_though_much_was_written_after_it() -> None:
+    first = "[rank0]: OSError: [Errno 28] No space left on device"
+    assert ends.tail(f"Traceback\n{first}\n" + "[rank1]: x\n" * 10_000).startswith(f"{first}\n[...] ")
 
 
 # --- lineage ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ const PARTS = {
 const SHOWN_MS = 2000; // figures are means over so long
 const WAITS_MS = [500, 1000, 2000, 4000];
 
+const token = new URLSearchParams(location.hash.slice(1)).get("token"); // the address that was printed has it
 let world = null; // the welcome
 let socket = null;
 let failures = 0;
@@ -34,11 +35,12 @@ function connect() {
   line.onmessage = ({ data }) => {
     if (typeof data !== "string") return receive(data);
     const message = JSON.parse(data);
+    if (message.type === "locked") line.send(JSON.stringify({ type: "token", token: token ?? "" }));
     if (message.type === "welcome") begin(message);
     if (message.type === "notice") byId("notice").textContent = message.text;
     if (message.type === "ended") {
       ended = true;
-      cover("ended", message.reason === "full" ? "full" : "ended", message.text);
+      cover("ended", ["full", "locked"].includes(message.reason) ? message.reason : "ended", message.text);
     }
   };
   line.onclose = () => {

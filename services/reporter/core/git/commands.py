@@ -9,7 +9,7 @@ from services.reporter.core.git.question import Question, file_pathspecs
 
 DIFF = (
     "--no-ext-diff", "--no-textconv", "--no-color", "--root", "-c", "-M", "-l1000",
-    "--diff-algorithm=myers", "--no-indent-heuristic", "--submodule=short", "--no-relative",
+    "--diff-algorithm=myers", "--no-indent-heuristic", "--submodule=short", "--no-relative", "-O/dev/null",
 )  # fmt: skip
 """How commits are compared with their parents, whatever the configuration says: renames are found,
 copies are not, merges count by the files in which they differ from all their parents, nothing is started."""
@@ -102,7 +102,7 @@ def _of_year(question: Question, command: list[str]) -> str:
 
 
 def _line(arguments: list[str]) -> str:
-    return " ".join(["git", *map(_word, arguments)])
+    return " ".join(["git", "--no-replace-objects", *map(_word, arguments)])
 
 
 def _word(text: str) -> str:

@@ -45,6 +45,10 @@ class Repository(Config):
     dirty: bool | None = None
     """None: there is no working tree, or it was not looked at."""
     shallow: bool = False
+    replaced: int = 0
+    """Objects for which `git replace` shows others; the original ones were read."""
+    grafts: bool = False
+    """`info/grafts` gives commits other parents than they have."""
     bare: bool = False
     git: str = ""
     """Version of the program."""

@@ -6,8 +6,8 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from services.reporter.core.git.evidence import Commit, Evidence, File
-from services.reporter.core.git.hostile import block, inline
 from services.reporter.core.git.question import FILES
+from services.reporter.core.hostile import block, inline
 from services.reporter.core.markdown import bullets, count_of, table
 
 WITH_LINES = 100
@@ -90,6 +90,10 @@ def _trust(evidence: Evidence) -> str:
         if place.shallow
         else "whole history"
     )
+    if place.grafts:
+        shallow += "; **`info/grafts` gives commits other parents than they have, which hides or adds some**"
+    if place.replaced:
+        shallow += f"; {count_of(place.replaced, 'object')} of `git replace` read as committed"
     return (
         f"{where}, HEAD `{place.head}`, {branch}; {dirty}; {shallow}; "
         f"{count_of(evidence.all_commits, 'commit')} reached from HEAD; git {inline(place.git)}."

@@ -100,7 +100,7 @@ class PageFold:
         Heartbeats count whatever run they name: the services are everybody's.
         """
         message, time = recorded.message, recorded.time.timestamp()
-        if isinstance(message, Heartbeat):
+        if isinstance(message, Heartbeat) and message.node_rank == 0:  # of other hosts, the monitor alerts
             self._services.beat(message, time)
         if message.run_id != self.run_id:
             return
@@ -173,6 +173,12 @@ class PageFold:
             if rows := table.take_changes():
                 found[name] = [_plain(row) for row in rows]
         return found
+
+    def forget_changes(self) -> None:
+        """Begin the next patch here: whoever gets it has the whole page as it is now."""
+        self._told, self._moved = self._heads(), True
+        for table in self._tables.values():
+            table.take_changes()
 
     def _heads(self) -> dict[str, Any]:
         """The top-level fields but rows, goodput, and what only the server knows."""

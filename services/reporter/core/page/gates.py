@@ -105,6 +105,8 @@ def _effect(gate: GateDecided) -> str:
         case "retune" | "restart_stage":
             word = "Trained again" if gate.decision == "retune" else "The stage begins again"
             return f"{word} {begin}{_with(gate)}."
+        case _ if gate.reason == "stopped" and any(reason.name == "files" for reason in gate.reasons):
+            return "No step is lost."
         case _ if gate.reason == "stopped":
             return "The operator asked for it."
     if gate.decision_on_resume is not None:

@@ -36,21 +36,50 @@ class Rows:
 
 
 def thin(attempts: Sequence[Rows], superseded: Mapping[int, int | None], points: int) -> list[Curve]:
-    """Curves of at most `points` points together; at least one for each attempt that has rows.
+    """Curves of at most `points` points together.
 
-    A bucket holds as many updates in all attempts, and none holds updates of two.
+    A bucket holds as many updates in all attempts, and none holds updates of two. Where there are more
+    attempts than points, some are left out evenly; the first and the last stay.
 
     Args:
         attempts: What to show.
         superseded: Attempt -> from which update on it was rolled back.
         points: How many may be shown.
     """
-    shown = [rows for rows in attempts if len(rows.steps)]
+    shown = _evenly([rows for rows in attempts if len(rows.steps)], points)
     if not shown:
         return []
-    spans = [int(rows.steps[-1] - rows.steps[0]) + 1 for rows in shown]
-    width = _width(spans, points)
-    return [_curve(rows, width, superseded.get(rows.attempt)) for rows in shown]
+    counts = [len(rows.steps) for rows in shown]
+    firsts = np.array([rows.steps[0] for rows in shown])
+    width = _width([int(rows.steps[-1] - rows.steps[0]) + 1 for rows in shown], points)
+    steps, values = np.concatenate([rows.steps for rows in shown]), np.concatenate([r.values for r in shown])
+    begins = _begins((steps - np.repeat(firsts, counts)) // width, np.cumsum([0, *counts[:-1]]))
+    ends = np.append(begins[1:], len(steps)) - 1
+    there = np.isfinite(values)
+    numbers = np.add.reduceat(there, begins, dtype=np.int64)
+    sums = np.add.reduceat(np.where(there, values, 0.0), begins)
+    finite = np.where(there, values, np.nan)
+    middle = ((steps[begins] + steps[ends]) // 2).tolist()
+    mean = _numbers(np.divide(sums, numbers, out=np.full(len(begins), np.nan), where=numbers > 0))
+    low, high = (_numbers(extreme.reduceat(finite, begins)) for extreme in (np.fmin, np.fmax))
+    edges = np.searchsorted(begins, np.cumsum([0, *counts])).tolist()
+    return [
+        Curve(
+            attempt=rows.attempt,
+            superseded_from=superseded.get(rows.attempt),
+            step=middle[left:right],
+            mean=mean[left:right],
+            low=low[left:right],
+            high=high[left:right],
+        )
+        for rows, left, right in zip(shown, edges, edges[1:], strict=False)
+    ]
+
+
+def _evenly(attempts: Sequence[Rows], count: int) -> Sequence[Rows]:
+    if len(attempts) <= count:
+        return attempts
+    return [attempts[at] for at in np.linspace(0, len(attempts) - 1, count).astype(int)]
 
 
 def _width(spans: Sequence[int], points: int) -> int:
@@ -63,23 +92,11 @@ def _width(spans: Sequence[int], points: int) -> int:
     return -(-whole // (points - len(spans)))  # each attempt's last bucket may be a short one
 
 
-def _curve(rows: Rows, width: int, superseded_from: int | None) -> Curve:
-    steps, values = rows.steps, np.where(np.isfinite(rows.values), rows.values, np.nan)
-    bucket = (steps - steps[0]) // width
-    begins = np.flatnonzero(np.diff(bucket, prepend=-1))
-    ends = np.append(begins[1:], len(steps)) - 1
-    there = np.isfinite(values)
-    counts = np.add.reduceat(there, begins, dtype=np.int64)
-    sums = np.add.reduceat(np.where(there, values, 0.0), begins)
-    mean = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    return Curve(
-        attempt=rows.attempt,
-        superseded_from=superseded_from,
-        step=((steps[begins] + steps[ends]) // 2).tolist(),
-        mean=_numbers(mean),
-        low=_numbers(np.fmin.reduceat(values, begins)),
-        high=_numbers(np.fmax.reduceat(values, begins)),
-    )
+def _begins(buckets: Steps, starts: Steps) -> Steps:
+    """Where a bucket begins: at its number's first row, and at each attempt's, [buckets]."""
+    new = np.diff(buckets, prepend=-1) != 0
+    new[starts] = True
+    return np.flatnonzero(new)
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.reporter.core.markdown import number
 from services.reporter.core.page.model import Level, Note
+from services.reporter.core.unanswered import unanswered
 from shared.bus.protocol import Recorded
 from shared.events import (
     AlertRaised,
@@ -57,10 +58,8 @@ def _text(recorded: Recorded) -> tuple[Level, str] | None:
         case EvidenceTimedOut() as event:
             return "watch", f"No {' and no '.join(event.missing)} within {event.waited_sec:.0f} s"
         case CommandTimedOut() as event:
-            return (
-                "watch",
-                f"Nothing came of {event.command} within {event.waited_sec:.0f} s: {event.service}?",
-            )
+            sentence = unanswered(event)
+            return "watch", sentence[0].upper() + sentence[1:]
         case RunPaused(by=by, reason=reason):
             return "info" if by == "operator" else "watch", f"Paused: {reason}"
         case RunResumed(reason=reason):
@@ -68,7 +67,7 @@ def _text(recorded: Recorded) -> tuple[Level, str] | None:
         case StageCompleted(stage=stage, step=step):
             return "good", f"{stage} is complete at update {step}"
         case StageBlocked(stage=stage, blocking_factors=factors):
-            return "bad", f"{stage} is blocked: {'; '.join(factors)}"
+            return "bad", f"{stage} is blocked: {factors[0] if factors else 'no reason given'}"
         case ReportWritten(ok=False) as event:
             return "bad", f"The {event.report} report could not be written: {event.error}"
         case RunFinished() as event:

@@ -71,7 +71,8 @@ class Gpus:
         """A reading."""
         row_id = f"gpu{sample.index}"
         before = self.table.get(row_id)
-        recent = [*(before.recent if before is not None else []), (time, sample.utilization)][-RECENT:]
+        newest = (round(time, 1), sample.utilization)  # all of them are in every patch: keep them short
+        recent = [*(before.recent if before is not None else []), newest][-RECENT:]
         self.table.put(
             GpuRow(
                 id=row_id,

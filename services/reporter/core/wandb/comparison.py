@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.reporter.core.markdown import count_of, number, table
+from services.reporter.core.hostile import code, inline
+from services.reporter.core.markdown import count_of, number, shown, table
 from services.reporter.core.wandb.figures import figures, updates_per_second, window
 from services.reporter.core.wandb.history import StageHistory
 from services.reporter.core.wandb.table import LOSS
@@ -79,7 +80,7 @@ def comparison(stages: Mapping[Stage, Runs], plots: Mapping[Stage, str], alone: 
         alone: Stages that only one run has -> its name.
     """
     names = list(dict.fromkeys(name for runs in stages.values() for name in runs))
-    lines = [f"# Comparison: {' and '.join(names)}", ""]
+    lines = [f"# Comparison: {' and '.join(map(inline, names))}", ""]
     lines += [
         f"**What came of it.** {' '.join(_sentence(stage, runs) for stage, runs in stages.items())}",
         "",
@@ -90,7 +91,7 @@ def comparison(stages: Mapping[Stage, Runs], plots: Mapping[Stage, str], alone: 
         lines += [f"![rolling mean of the loss of {stage}]({plots[stage]})", ""] if stage in plots else []
         lines += _figures(runs)
         lines += ["", *_differences(runs)]
-    lines += [f"\n{stage}: only {name} has it." for stage, name in alone.items()]
+    lines += [f"\n{stage}: only {inline(name)} has it." for stage, name in alone.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +117,7 @@ def _sentence(stage: Stage, runs: Runs) -> str:
     if update is None:
         return f"{stage}: not every run has a loss."
     ranked = sorted((value, name) for name, value in losses_at(runs, update).items())
-    shown = ", ".join(f"{name} {number(value)}" for value, name in ranked)
+    shown = ", ".join(f"{inline(name)} {number(value)}" for value, name in ranked)
     differ = count_of(len(differences(runs)), "configured value")
     return f"{stage}: loss around update {update}, the last that all have: {shown}; {differ} not alike."
 
@@ -129,9 +130,9 @@ def _figures(runs: Runs) -> list[str]:
     for name, history in runs.items():
         found = figures(history.counted, LOSS)
         if found is None:
-            rows.append((f"`{name}`", 0, *([ABSENT] * (len(head) - 2))))
+            rows.append((code(name), 0, *([ABSENT] * (len(head) - 2))))
             continue
-        row = (f"`{name}`", found.rows, f"{found.first_step} to {found.last_step}", found.final)
+        row = (code(name), found.rows, f"{found.first_step} to {found.last_step}", found.final)
         rest = (found.lowest, found.early, found.mid, found.late, found.delta)
         at = (reached.get(name, ABSENT),) if update is not None else ()
         rows.append((*row, *rest, updates_per_second(history.counted), *at))
@@ -142,8 +143,12 @@ def _differences(runs: Runs) -> list[str]:
     found = differences(runs)
     if not found:
         return ["They were configured alike, as far as their histories say."]
-    head = ("configured", *(f"`{name}`" for name in runs))
-    return table(head, [(f"`{key}`", *map(plain, values)) for key, values in found.items()])
+    head = ("configured", *map(code, runs))
+    return table(head, [(code(key), *map(_setting, values)) for key, values in found.items()])
+
+
+def _setting(value: Any) -> str:
+    return shown(plain(value))
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.reporter.core.lineage import lineage
+from services.reporter.core.lineage import ends
 from services.reporter.core.story import Attempt
 from shared.events import ChunkDone
 
@@ -30,9 +30,9 @@ def spans(attempts: Iterable[Attempt]) -> list[Span]:
         attempts: Those of one stage, in order.
     """
     told = list(attempts)
-    ends = {piece.attempt: piece.end for piece in lineage(told)}
+    edges = ends(told)
     return [
-        Span(attempt.done, ends.get(attempt.done.attempt, attempt.done.start_step))
+        Span(attempt.done, edges.get(attempt.done.attempt, attempt.done.start_step))
         for attempt in told
         if attempt.done is not None
     ]

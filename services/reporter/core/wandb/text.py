@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from services.reporter.core.markdown import bullets, count_of, folded, link, number, table
+from services.reporter.core.hostile import code, inline
+from services.reporter.core.markdown import bullets, count_of, folded, link, number, shown, table
 from services.reporter.core.wandb.figures import Figures, figures, updates_per_second, window
 from services.reporter.core.wandb.history import StageHistory
 from services.reporter.core.wandb.table import LOSS, METRICS, UNIQUE_ACTIONS
@@ -45,7 +46,7 @@ def report(
         in_bundle: Files are named relative to the bundle and are linked; else they are only named.
     """
     found = {history.stage: figures(history.counted, LOSS) for history in histories}
-    lines = [f"# W&B analysis: {title}", ""]
+    lines = [f"# W&B analysis: {inline(title)}", ""]
     if not histories:
         return "\n".join([*lines, NO_HISTORY]) + "\n"
     happened = " ".join(_sentence(each, found[each.stage]) for each in histories)
@@ -75,7 +76,7 @@ def report(
 def switched_off(title: str) -> str:
     """The report of a run that wanted no analysis."""
     return (
-        f"# W&B analysis: {title}\n\nIt was not wanted: `reporter.enable_wandb_analysis` is false "
+        f"# W&B analysis: {inline(title)}\n\nIt was not wanted: `reporter.enable_wandb_analysis` is false "
         "(`--enable-wandb-analysis`). The history is in `Logs/`, the losses are in the training report.\n"
     )
 
@@ -138,7 +139,7 @@ def _origins(histories: Sequence[StageHistory]) -> list[str]:
     stages: dict[tuple[str, str], list[str]] = {}
     for each in histories:
         stages.setdefault((each.source, each.why), []).append(each.stage)
-    return [f"{', '.join(names)}: {source}; {why}." for (source, why), names in stages.items()]
+    return [f"{', '.join(names)}: {source}; {inline(why)}." for (source, why), names in stages.items()]
 
 
 def _actions(histories: Sequence[StageHistory]) -> list[str]:
@@ -172,31 +173,31 @@ def _stage(history: StageHistory, plot: str | None, *, in_bundle: bool) -> list[
     lines = ["", f"## {history.stage}", ""]
     lines += [f"![metrics of {history.stage} over its updates]({plot})", ""] if plot is not None else []
     lines += _metrics(history)
-    shown = [link(file) if in_bundle else f"`{file}`" for file in history.files]
-    facts = [f"source: {history.source}; rows from {', '.join(shown) or 'nowhere'}"]
+    files = [link(file) if in_bundle else code(file) for file in history.files]
+    facts = [f"source: {history.source}; rows from {', '.join(files) or 'nowhere'}"]
     if history.runs:
-        facts.append(
-            f"{count_of(len(history.runs), 'W&B run')}: {', '.join(f'`{run}`' for run in history.runs)}"
-        )
+        facts.append(f"{count_of(len(history.runs), 'W&B run')}: {', '.join(map(code, history.runs))}")
     if pace := updates_per_second(history.counted):
         facts.append(f"pace: {number(pace)} updates/s (median)")
     if void := sum(len(each) for each in history.superseded):
         facts.append(f"superseded by a rollback: {count_of(void, 'row')}")
     if without := len(history.counted) - len(history.counted.known(LOSS)[0]):
         facts.append(f"without a finite loss: {count_of(without, 'row')}")
-    lines += ["", *bullets([*facts, *history.notes], "")]
+    lines += ["", *bullets([*facts, *map(inline, history.notes)], "")]
     if history.changed:
         lines += ["", "Values that were retuned after W&B's run had begun:", ""]
-        changed = [(f"`{key}`", plain(old), plain(new)) for key, (old, new) in history.changed.items()]
+        changed = [
+            (code(key), shown(plain(old)), shown(plain(new))) for key, (old, new) in history.changed.items()
+        ]
         lines += table(("key", "W&B's configuration", "newest plan"), changed)
     if history.summary:
         lines += ["", "Summary, the last number of each among the rows that count:", ""]
         lines += table(
-            ("name", "value"), [(f"`{name}`", value) for name, value in sorted(history.summary.items())]
+            ("name", "value"), [(code(name), value) for name, value in sorted(history.summary.items())]
         )
     if history.config:
-        rows = [(f"`{key}`", plain(value)) for key, value in history.config.items()]
-        lines += ["", *folded(f"Configuration ({history.config_of})", table(("key", "value"), rows))]
+        rows = [(code(key), shown(plain(value))) for key, value in history.config.items()]
+        lines += ["", *folded(f"Configuration ({inline(history.config_of)})", table(("key", "value"), rows))]
     return lines
 
 

@@ -35,9 +35,6 @@
       ? el("select", { "data-knob": name }, ...["", "true", "false"].map((each) => el("option", { value: each }, each || "as it is")))
       : el("input", { "data-knob": name, type: "text", autocomplete: "off", spellcheck: "false", inputmode: typeof value === "number" ? "decimal" : "text" });
 
-  const tokenField = () =>
-    field("token", el("input", { id: "dialog-token", type: "password", autocomplete: "off" }), "the server asks for its token: it is in the address that `worldloop up` prints");
-
   function open(action) {
     const page = WL.current();
     asking = action;
@@ -82,16 +79,15 @@
     const asked = body();
     if (asking === "retune" && Object.keys(asked.changes).length === 0)
       return setText(byId("dialog-problem"), "Nothing is changed yet: fill in a value, or do nothing.");
-    if (byId("dialog-token") !== null) WL.keep(byId("dialog-token").value.trim());
     byId("dialog-yes").disabled = true;
     try {
       await WL.ask(asking, asked);
       byId("dialog").close();
       tell("good", `${WORDS[asking][0]} was asked for.`);
     } catch (error) {
-      if ([401, 403].includes(error.status) && byId("dialog-token") === null) byId("dialog-fields").append(tokenField());
       setText(byId("dialog-problem"), error instanceof TypeError ? "The server does not answer: nothing was asked for." : `Refused: ${error.message}`);
       tell("bad", byId("dialog-problem").textContent);
+      if (error.status === 401) WL.locked();
     } finally {
       byId("dialog-yes").disabled = false;
     }

@@ -106,7 +106,7 @@
       pen.fillText(number(value, 3), at.left - 7, y);
     }
     pen.textAlign = "center";
-    for (const step of curveData.ticks(...view, Math.max(3, (at.right - at.left) / 80), false)) {
+    for (const step of curveData.ticks(...view, Math.max(4, (at.right - at.left) / 80), false)) {
       const x = at.x(step);
       if (x > at.left + 10 && x < at.right - 8) pen.fillText(short(step), x, at.bottom + FRAME.axis / 2 + 1);
     }

@@ -7,7 +7,7 @@
   const THEMES = ["auto", "light", "dark"];
   const LINE = {
     connecting: ["ring", "quiet"], live: ["circle", "good"], lost: ["diamond", "bad"], copy: ["square", "quiet"],
-    "no runs": ["ring", "quiet"],
+    "no runs": ["ring", "quiet"], locked: ["square", "watch"],
   };
 
   // --- connection --------------------------------------------------------------------------------------------
@@ -29,6 +29,7 @@
     line.dataset.kind = connection.kind;
     document.body.dataset.line = connection.kind;
     setText(byId("empty"), connection.kind === "no runs" ? "No run yet. Start one: worldloop train"
+      : connection.kind === "locked" ? "Nothing is shown without the token."
       : connection.kind === "lost" ? `The server does not answer${connection.problem ? `: ${connection.problem}` : "."} This page tries again until it does.`
         : "Connecting …");
     drawTitle();
@@ -48,7 +49,7 @@
   function drawRuns() {
     const chosen = WL.current()?.run.run_id;
     const select = byId("runs");
-    select.replaceChildren(...rows.map((row) => el("option", { value: row.run_id }, runText(row))));
+    WL.morphChildren(select, rows.map((row) => el("option", { value: row.run_id }, runText(row)))); // it may be open
     if (chosen !== undefined) select.value = chosen;
     select.disabled = rows.length < 2;
   }

@@ -17,20 +17,12 @@
   let lost = null; // unix time of our clock since when there is no server
   let heard = 0;
   let refusal = ""; // why the server would not answer, if it said so
-  let token = taken();
 
-  /** The address may carry the token behind `#`, which browsers do not send; it is kept for this tab only. */
+  /** The address may carry the token behind `#`, which browsers do not send; it does not stay there. */
   function taken() {
     const given = new URLSearchParams(location.hash.slice(1)).get("token");
-    try {
-      if (given !== null) {
-        sessionStorage.setItem("worldloop-token", given);
-        history.replaceState(null, "", location.pathname + location.search);
-      }
-      return given ?? sessionStorage.getItem("worldloop-token") ?? "";
-    } catch {
-      return given ?? ""; // storage is not allowed here: the token lives as long as the page
-    }
+    if (given !== null) history.replaceState(null, "", location.pathname + location.search);
+    return given;
   }
 
   /** Have `tell({kind, since, problem})` called when the connection changes. */
@@ -41,8 +33,18 @@
 
   async function answer(response) {
     const body = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
+    if (!response.ok)
+      throw Object.assign(new Error(body.error ?? `the server answered ${response.status}`), { status: response.status });
     return body;
+  }
+
+  const post = (to, body) =>
+    fetch(to, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }).then(answer);
+
+  /** Show the server the token; it answers with a cookie that no script can read. */
+  async function login(token) {
+    await post("api/session", { token });
+    if (stream === null) await connect();
   }
 
   async function begin() {
@@ -54,8 +56,16 @@
     }
     say("connecting");
     setInterval(() => stream !== null && Date.now() - heard > SILENT_MS && fail(), 5000);
+    const token = taken();
+    // a wrong one is asked for again by what it does not open
+    if (token !== null) await post("api/session", { token }).catch(() => null);
     await connect();
   }
+
+  addEventListener("hashchange", () => {
+    const token = taken();
+    if (token !== null) login(token).catch(() => null);
+  });
 
   async function connect() {
     try {
@@ -63,7 +73,7 @@
       WL.runs(rows);
       run ??= rows[0]?.run_id ?? null;
     } catch (error) {
-      return fail(error instanceof TypeError ? "" : error.message);
+      return error.status === 401 ? locked() : fail(error instanceof TypeError ? "" : error.message);
     }
     if (run === null) {
       retry(2000);
@@ -95,6 +105,14 @@
     line.onerror = () => stream === line && fail();
   }
 
+  /** Nothing is shown without the token: wait for it instead of trying again. */
+  function locked() {
+    stream?.close();
+    stream = null;
+    clearTimeout(waiting);
+    say("locked");
+  }
+
   async function fail(problem = "") {
     stream?.close();
     stream = null;
@@ -105,6 +123,7 @@
     if (run === null || problem !== "") return;
     // An event stream hides why it was refused: ask for the document, which says so in words.
     const refused = await fetch(path(run)).then(answer).catch((error) => error);
+    if (refused.status === 401) return locked();
     refusal = refused instanceof Error && !(refused instanceof TypeError) ? refused.message : "";
     if (lost !== null) say("lost", refusal);
   }
@@ -149,32 +168,14 @@
   const columns = (stage) => (copy !== null ? Object.keys(copies[stage] ?? {}) : null);
 
   /** Ask for an action; the text of a refusal is thrown as an Error, `status` says its kind. */
-  async function ask(action, body) {
-    const response = await fetch(path(run, "actions", action), {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...(token ? { "X-Worldloop-Token": token } : {}) },
-      body: JSON.stringify(body),
-    });
-    return answer(response).catch((error) => {
-      throw Object.assign(error, { status: response.status });
-    });
-  }
+  const ask = (action, body) => post(path(run, "actions", action), body);
 
-  function keep(given) {
-    token = given;
-    try {
-      sessionStorage.setItem("worldloop-token", given);
-    } catch {
-      // storage is not allowed here: the token lives as long as the page
-    }
-  }
-
-  /** Where a file of the bundle is; null for what a browser cannot show, a checkpoint's directory. */
+  /** Where a file of the bundle is; null for what a browser cannot show, as a checkpoint's directory. */
   function address(file) {
-    if (!OPENS.test(file)) return null;
+    if (!OPENS.test(file) || file.split("/").includes("..")) return null;
     const inside = file.split("/").map((part) => encodeURIComponent(part)).join("/");
     return copy !== null ? `../../${inside}` : `${path(run)}/files/${inside}`;
   }
 
-  Object.assign(WL, { begin, choose, curve, columns, ask, keep, address, onConnection, isCopy: copy !== null });
+  Object.assign(WL, { begin, choose, curve, columns, ask, login, locked, address, onConnection, isCopy: copy !== null });
 })();

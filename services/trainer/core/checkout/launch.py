@@ -14,7 +14,7 @@ from services.trainer.core.launch import device, world_size
 from shared.config import StageConfig
 from shared.events import CheckoutSpec, Stage
 
-OURS = {"checkpoint", "device", "distributed", "output_root", "wandb"}
+OURS = {"checkpoint", "device", "distributed", "nnodes", "output_root", "rdzv_endpoint", "wandb"}
 """Keys of the configuration that a launch sets itself, or that mean nothing to a checkout."""
 PATHS: dict[Stage, str] = {
     "video_tokenizer": "video_tokenizer_path",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reporter.core.git.question import question
+from services.reporter.core.git.question import MODES, question
 from services.reporter.core.git.reading import changes, mentions, unquote
 from services.reporter.core.git.report import report
 from services.reporter.git.audit import audit
@@ -109,6 +109,82 @@ def test_a_damaged_repository_quotes_git(repo: Repo) -> None:
     found = audit(repo.path, ZELDA)
     assert found.problem is not None
     assert found.problem.what.startswith(f"Git failed in {repo.path}: fatal")
+
+
+def test_replaced_objects_are_read_as_they_were_committed(repo: Repo) -> None:
+    first = repo.commit("one", {"configs/a.yaml": "zelda: 1\n"})
+    second = repo.commit("two", {"configs/a.yaml": "zelda: 2\n"})
+    repo.commit("three", {"configs/a.yaml": "zelda: 3\n"})
+    repo.git("replace", "--graft", "HEAD", first)
+    repo.git("replace", second, first)
+    for mode in MODES:
+        found = audit(repo.path, question("zelda", 2025, mode))
+        assert subjects(found) == {"one", "two", "three"}
+        assert hashes(found) == repo.plain(found)
+        assert "2 objects of `git replace` read as committed" in report(found, "x")
+
+
+def test_grafts_are_told(repo: Repo) -> None:
+    first = repo.commit("one", {"configs/a.yaml": "zelda: 1\n"})
+    repo.commit("two", {"configs/a.yaml": "zelda: 2\n"})
+    last = repo.commit("three", {"configs/a.yaml": "zelda: 3\n"})
+    repo.git("config", "advice.graftFileDeprecated", "false")
+    repo.write({".git/info/grafts": f"{last} {first}\n"})
+    found = audit(repo.path, ZELDA)
+    assert hashes(found) == repo.plain(found) == {first, last}
+    assert "`info/grafts` gives commits other parents" in report(found, "x")
+
+
+def test_a_partial_clone_fetches_nothing_and_says_what_to_do(repo: Repo, tmp_path: Path) -> None:
+    begun(repo).git("config", "uploadpack.allowFilter", "true")
+    partial = tmp_path / "partial"
+    repo.git("clone", "-q", "--bare", "--filter=blob:none", f"file://{repo.path}", str(partial))
+    found = audit(partial, ZELDA)
+    assert found.problem is not None
+    assert "is a partial clone" in found.problem.what
+    assert "without --filter" in found.problem.cure
+
+
+def test_a_file_that_turns_executable_link_and_directory_is_as_plain_git_says(repo: Repo) -> None:
+    body = "".join(f"line {number}\n" for number in range(30)) + "zelda\n"
+    file = repo.path / "configs" / "zelda.yaml"
+    repo.commit("begin", {"configs/a.yaml": body})
+    repo.git("mv", "configs/a.yaml", "configs/zelda.yaml")
+    file.chmod(0o755)
+    repo.commit("renamed and executable")
+    file.unlink()
+    file.symlink_to("../zelda-target")
+    repo.commit("a link")
+    file.unlink()
+    repo.commit("a file", {"configs/zelda.yaml": body})
+    file.unlink()
+    repo.commit("a directory", {"configs/zelda.yaml/train.py": "zelda\n"})
+    repo.git("config", "diff.orderFile", "nowhere")
+    for mode in MODES:
+        found = audit(repo.path, question("zelda", 2025, mode))
+        assert found.problem is None
+        assert hashes(found) | set(found.left_out) == repo.plain(found)
+
+
+def test_commits_that_no_git_would_make_are_read(repo: Repo) -> None:
+    repo.commit("begin", {"configs/a.yaml": "zelda: 1\n"})
+    tree = repo.git("rev-parse", "HEAD^{tree}")
+    for author, committer in (
+        (b"No Mail 1748779200 +0000", b"Ada <a@b> 1748779200 +0000"),
+        (b"Ada <a@b> notadate +0000", b"Ada <a@b> 99999999999999999999 +0000"),
+        (b"<>", b"<> 1748779200 +9999"),
+    ):
+        head = f"tree {tree}\nparent {repo.git('rev-parse', 'HEAD')}\n".encode()
+        body = b"encoding bogus\n\nzelda \xff\x1b[31m\x00hidden\n"
+        raw = b"%bauthor %b\ncommitter %b\n%b" % (head, author, committer, body)
+        made = repo.git("hash-object", "-t", "commit", "-w", "--literally", "--stdin", given=raw)
+        repo.git("update-ref", "refs/heads/main", made)
+    repo.commit("end", {"configs/a.yaml": "zelda: 2\n"})
+    for mode in MODES:
+        found = audit(repo.path, question("zelda", 2025, mode))
+        assert found.problem is None
+        assert hashes(found) == repo.plain(found)
+        assert "\x1b" not in report(found, "x")
 
 
 def test_nothing_that_a_repository_configures_is_run(repo: Repo, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from services.reporter.core.lineage import lineage
 from services.reporter.core.page.fold import PageFold, fold_all
-from services.reporter.core.page.model import ROWS, Page, StageRow
+from services.reporter.core.page.model import ROWS, Note, Page, StageRow
+from services.reporter.core.page.table import Table
 from services.reporter.core.story import tell
 from shared.bus.protocol import Backlog, Recorded
 from shared.events import STAGES, GpuSample, Heartbeat, Telemetry, TrainProgress
@@ -232,6 +233,57 @@ def test_a_stopped_run_can_be_resumed() -> None:
     assert page.run.status == "stopped"
     assert page.actions == ["resume"]
     assert page.requested == []
+
+
+def test_a_run_that_ends_at_a_failed_gate_shows_what_failed_what_is_left_and_what_can_be_done() -> None:
+    story = Story(outcomes={("dynamics", n): DIVERGING for n in range(1, 10)}, spec=only("dynamics")).play()
+    page = page_of(timed(story))
+    assert (page.run.status, page.phase, page.actions) == ("failed", "Ended: failed", ["resume"])
+    assert page.run.ended is not None
+    assert "budget spent" in page.reason
+    last, trained = page.gates[-1], page.attempts[-1]
+    assert (last.decision, last.accepted, last.superseded) == ("stop", False, True)
+    assert last.why.endswith("The budget is spent, so the run stops.")
+    assert any(not value.ok for value in last.values)
+    assert (trained.decision, trained.superseded_from, trained.end) == ("stop", last.resume_step, "completed")
+    stage = row(page, "dynamics")
+    assert (stage.state, stage.step, stage.accepted_step, stage.best) == ("blocked", 0, 0, None)
+    assert stage.gates == len(page.gates)
+    assert row(page, "inference").state == "waiting"
+    levels = {note.text.partition(":")[0]: note.level for note in page.notes}
+    assert levels["dynamics is blocked"] == levels["The run ended as failed"] == "bad"
+    spent = {each.name: each.seconds for each in page.goodput.spent}
+    assert spent["training"] == 0  # nothing of it counts
+    assert spent["redone"] > 0
+
+
+def test_rows_that_changed_are_handed_out_once_and_the_same_again_is_no_change() -> None:
+    table: Table[Note] = Table()
+    first, second = (Note(id=name, time=1.0, level="info", text=name) for name in "ab")
+    table.put(first)
+    table.put(second)
+    assert table.take_changes() == [first, second]
+    assert table.take_changes() == []
+    table.put(first.model_copy())
+    table.update("b", text="b")
+    assert table.take_changes() == []
+    table.update("b", text="c")
+    table.update("b", level="bad")
+    assert [(each.id, each.text, each.level) for each in table.take_changes()] == [("b", "c", "bad")]
+    assert [each.id for each in table.rows] == ["a", "b"]
+
+
+def test_who_gets_the_whole_page_gets_no_change_that_is_in_it_but_each_that_comes_after() -> None:
+    records = timed(Story().play())
+    half = len(records) // 2
+    fold = fold_all(RUN_ID, records[:half])
+    document = fold.page(0.0).model_dump(mode="json")
+    fold.forget_changes()
+    assert set(fold.patch(0.0)) == {"now", "goodput"}
+    for record in records[half:]:
+        fold.take(record)
+    applied(document, fold.patch(records[-1].time.timestamp()))
+    assert document == page_of(records).model_dump(mode="json")
 
 
 def test_a_run_that_nothing_is_known_of_has_a_page() -> None:

@@ -60,6 +60,19 @@ def test_no_more_points_than_asked_for_and_every_row_within_one(
         assert curve.step == sorted(curve.step)
 
 
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), points=st.integers(1, 80))
+@settings(max_examples=60, deadline=None)
+def test_there_are_never_more_points_however_many_attempts_there_are(lengths: list[int], points: int) -> None:
+    attempts = [
+        Rows(n, np.arange(length, dtype=np.int64), np.ones(length)) for n, length in enumerate(lengths)
+    ]
+    curves = thin(attempts, {}, points)
+    assert 1 <= sum(len(curve.step) for curve in curves) <= points
+    assert len(curves) == min(len(lengths), points)
+    if points > 1:
+        assert {0, len(lengths) - 1} <= {curve.attempt for curve in curves}
+
+
 def test_a_near_look_shows_each_update_by_how_many_were_done(bundle: Bundle) -> None:
     write(bundle, 1, HEAD + rows(0, 5000))
     found = Histories().read(bundle, "dynamics", "train/loss", {1: None}, start=10, end=14)
@@ -111,3 +124,12 @@ def test_columns_that_nobody_asks_for_are_let_go(bundle: Bundle) -> None:
     for column in ("a", "b", "a"):
         assert histories.read(bundle, "dynamics", column, {}).rows == 3
     assert len(histories._kept) == 1
+
+
+def test_a_column_that_is_not_there_is_not_kept(bundle: Bundle) -> None:
+    histories = Histories()
+    write(bundle, 1, HEAD + rows(0, 3))
+    for number in range(3):
+        with pytest.raises(BundleError, match="no column"):
+            histories.read(bundle, "dynamics", f"made up {number}", {})
+    assert histories._kept == {}

@@ -1,0 +1,1 @@
+"""Checkpoints as commands see them: found, looked at, given, merged."""

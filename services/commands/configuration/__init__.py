@@ -1,0 +1,1 @@
+"""How files, profiles, checkpoints and flags become one configuration, and how it is shown."""

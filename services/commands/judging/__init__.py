@@ -1,0 +1,1 @@
+"""`diagnose`, `gate`, `replay`: what a run's evidence says, now and under another policy."""

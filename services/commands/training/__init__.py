@@ -1,0 +1,1 @@
+"""`worldloop train`: from its flags to a run that has been started and followed."""
