@@ -110,20 +110,21 @@ class Connection:
                 **self.identity.options(self._address),
             )
         )
+        opened = False
         try:
             await asyncio.wait((connecting, self._stumble), return_when=asyncio.FIRST_COMPLETED)
-            if self._stumble.done():
-                if (refused := self._stumble.result()) is not None:
-                    raise BusError(refused)
-                return False
-            await connecting
+            if not self._stumble.done():
+                await connecting
+                opened = True
+            elif (refused := self._stumble.result()) is not None:
+                raise BusError(refused)
         except (nats.errors.Error, OSError, ValueError) as error:
             raise BusError(f"cannot connect to NATS at {self.url}: {error}. Check the address") from error
         finally:
             self._stumble = None
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
-        return True
+            if not opened:
+                await _abandon(self.nc, connecting)
+        return opened
 
     async def close(self) -> None:
         """Let go of it; what was sent is still delivered."""
@@ -138,6 +139,7 @@ class Connection:
                 await self.nc.flush(timeout=1)
         with contextlib.suppress(AssertionError):  # of a client that refused its address: none is open
             await self.nc.close()
+        await _cut(self.nc)
 
     async def patiently(self, call: Callable[[], Awaitable[T]], on: str = "") -> T:
         """Call, and call again while the server is away.
@@ -270,6 +272,28 @@ class Connection:
     async def _on_closed(self) -> None:
         if not self._closing:
             log.error("the NATS connection is closed for good", url=self.url)
+
+
+async def _abandon(client: Any, connecting: asyncio.Future[None]) -> None:
+    """End a client's first attempt; whatever came of it, no socket stays open.
+
+    Its own `close` would wait for the end of a handshake that has none.
+    """
+    while not connecting.done():  # a cancellation may be forgotten, see `faithful`
+        connecting.cancel()
+        await asyncio.wait((connecting,), timeout=RETRY_SEC)
+    await asyncio.gather(connecting, return_exceptions=True)
+    if client.is_connected:
+        await client.close()
+    await _cut(client)
+
+
+async def _cut(client: Any) -> None:
+    """Close what a client that is done with may have left open: a socket that came as it was told to stop."""
+    for name in ("_bare_io_writer", "_io_writer"):
+        if (writer := getattr(client._transport, name, None)) is not None:
+            writer.transport.abort()
+    await asyncio.sleep(0)  # the loop closes it in its next turn
 
 
 async def faithful(call: Awaitable[T]) -> T:
