@@ -141,7 +141,7 @@ def inspect_file(path: Path, *, sheet: Path | None, draw: bool, as_json: bool) -
     Raises:
         DatasetError: The file is missing, broken or of the wrong kind, or the sheet cannot be written.
     """
-    picture = (sheet or path.with_name(f"{path.stem}_sheet.png")) if draw else None
+    picture = (sheet or path.parent / f"{path.stem}_sheet.png") if draw else None
     with bar(f"reading {path.name}", COUNT) as progress:
         found = inspect(path, sheet=picture, progress=progress)
     _say([f"{key:18} {_shown(value)}" for key, value in found.items()], found, as_json)

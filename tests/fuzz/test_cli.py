@@ -6,7 +6,6 @@ The stack is never started, and no command goes on for ever.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import typer
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -24,15 +23,12 @@ from services import cli, stack
 from services.commands import connection
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusError, UsageError, WorldloopError
+from tests.fuzz.effort import tries
 from tests.fuzz.subjects import FIXTURES, HISTORY
 from tests.unit.bundles.conftest import write_run
 from tests.unit.gatekeeper.story import RUN_ID, Story
 
-thoroughly = settings(
-    max_examples=2 * int(os.environ.get("WORLDLOOP_FUZZ_EXAMPLES", "25")),
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+thoroughly = tries(2)
 ALWAYS = {"watch": ("--once",), "play": ("--check",)}
 """What keeps a command from going on for ever."""
 NAMES = (
@@ -133,6 +129,7 @@ def test_a_command_answers_or_says_why_not(
     before = psutil.Process().children()
 
     @thoroughly
+    @example(["data", "inspect", ""])
     @given(st.sampled_from(sorted(COMMANDS)).flatmap(invocations))
     def one(arguments: list[str]) -> None:
         place = Path(tempfile.mkdtemp(dir=tmp_path)) / "a" / "b" / "c"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,19 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 
 from tests.fuzz import memory
+from tests.fuzz.effort import tries
 from tests.fuzz.mutants import files
 from tests.fuzz.subjects import ROOT, SUBJECTS, Subject
 
 IN_PROCESS = [name for name, subject in SUBJECTS.items() if subject.in_process]
 IN_A_CHILD = [name for name, subject in SUBJECTS.items() if not subject.in_process]
-thoroughly = settings(
-    max_examples=int(os.environ.get("WORLDLOOP_FUZZ_EXAMPLES", "25")),
-    phases=[Phase.generate],  # the damage that is shown is short as it is
-    suppress_health_check=list(HealthCheck),
-)
+thoroughly = tries()
 
 
 def damaged(subject: Subject, directory: Path, outcome: Callable[[Path], str]) -> None:

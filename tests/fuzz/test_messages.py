@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.bus.wire import decode
 from shared.errors import MessageError
 from shared.events import MESSAGES, subject
+from tests.fuzz.effort import tries
 from tests.fuzz.mutants import files
 
 RUN = "20260101_000000"
 ODD = ("../../etc", "/etc/passwd", "a/../../b", "\0", "CON", "", " ", "9" * 400, "2026-13-45", "\ud800")
-thoroughly = settings(
-    max_examples=8 * int(os.environ.get("WORLDLOOP_FUZZ_EXAMPLES", "25")),
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+thoroughly = tries(8)
 scalars = (
     st.none()
     | st.booleans()

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 
 from services.gatekeeper.keeper import Keeper
 from services.monitor.core.chunks import Chunks
@@ -37,15 +36,12 @@ from shared.service import App, Jobs, Runs, serve
 from shared.settings import Settings
 from tests.conftest import NatsServer
 from tests.fuzz.absurd import NOON, OTHER_RUN, histories, recorded
+from tests.fuzz.effort import tries
 from tests.unit.gatekeeper.story import HEALTHY, RUN_ID, chunk_started, run_spec
 from tests.unit.gatekeeper.world import World
 
 NEXT = "20261121_130000"
-thoroughly = settings(
-    max_examples=int(os.environ.get("WORLDLOOP_FUZZ_EXAMPLES", "25")),
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+thoroughly = tries()
 
 
 def ordinary() -> list[Event]:
