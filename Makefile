@@ -27,8 +27,8 @@ $(DATASET): | $(READY)
 demo: $(READY) $(DATASET)  ## record a real game, train the three stages through their gates, run the inference gate
 	$(BIN)/worldloop train --profile demo --dataset $(DATASET)
 
-test: $(READY)  ## all tests
-	$(BIN)/pytest
+test: $(READY)  ## all tests, by two processes side by side
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## every fault of docs/reliability.md, within 50 minutes on 2 cores; the last line is the summary
 	$(BIN)/python -m tests.chaos
@@ -37,7 +37,7 @@ fuzz: $(READY)  ## forty times as many damaged files, messages and arguments as 
 	WORLDLOOP_FUZZ_EXAMPLES=1000 $(BIN)/pytest tests/fuzz --timeout 3600
 
 compose-check: $(READY) $(DATASET)  ## compose.yaml for real: needs Docker Compose and root, about 15 minutes
-	$(BIN)/python docker/check.py $(DATASET)
+	$(BIN)/python -m docker.check $(DATASET)
 
 soak: $(READY)  ## a run over several hosts whose network fails them (needs root; minutes)
 	$(BIN)/pytest tests/soak/soak_several_hosts.py

@@ -77,19 +77,25 @@ SCROLL = """() => {
 }"""
 
 
-async def opened(browser: Browser, url: str, gates: int) -> tuple[Page, dict[str, float]]:
+async def opened(browser: Browser, address: str, gates: int) -> tuple[Page, dict[str, float]]:
     """A new browser profile with the page, and how long that took, in milliseconds."""
     context = await browser.new_context(viewport={"width": 1400, "height": 1000})
     page = await context.new_page()
     await page.add_init_script(WATCH.replace("GATES", str(gates)))
-    await page.goto(url)
+    await page.goto(address)
     await page.wait_for_function(OPENED, timeout=60_000)
     return page, await page.evaluate(FIGURES)
 
 
-async def ask_all_the_time(url: str, waits: list[float]) -> None:
+def asking(address: str) -> httpx.AsyncClient:
+    """A client that shows the token in the address."""
+    url, _, token = address.partition("#token=")
+    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+
+async def ask_all_the_time(address: str, waits: list[float]) -> None:
     """Another client, that asks for the list of runs again and again."""
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with asking(address) as client:
         while True:
             began = time.perf_counter()
             await client.get("api/runs")
@@ -97,10 +103,10 @@ async def ask_all_the_time(url: str, waits: list[float]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def weigh(url: str, sizes: list[int]) -> None:
+async def weigh(address: str, sizes: list[int]) -> None:
     """Another browser's line: how large the patches are."""
     async with (
-        httpx.AsyncClient(base_url=url, timeout=60) as client,
+        asking(address) as client,
         client.stream("GET", f"api/runs/{RUN}/stream") as line,
     ):
         name = ""
@@ -153,10 +159,10 @@ async def measure(directory: Path, gates: int, points: int) -> dict[str, float]:
         while not (state / "page.url").exists():
             assert reporter.poll() is None, (directory / "reporter.log").read_text()
             await asyncio.sleep(0.05)
-        url = (state / "page.url").read_text().strip()
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            await client.get("api/runs")
-        return await _in_a_browser(url, psutil.Process(reporter.pid), bus, coming, gates)
+        address = (state / "page.url").read_text().strip()
+        async with asking(address) as client:
+            (await client.get("api/runs")).raise_for_status()
+        return await _in_a_browser(address, psutil.Process(reporter.pid), bus, coming, gates)
     finally:
         await bus.close()
         reporter.terminate()
@@ -170,22 +176,22 @@ def worked(server: psutil.Process) -> float:
 
 
 async def _in_a_browser(
-    url: str, server: psutil.Process, bus: JetStreamBus, coming: list[Recorded], gates: int
+    address: str, server: psutil.Process, bus: JetStreamBus, coming: list[Recorded], gates: int
 ) -> dict[str, float]:
     waits: list[float] = []
     sizes: list[int] = []
     path = program("chromium", "chromium-browser", "google-chrome")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        asking = asyncio.create_task(ask_all_the_time(url, waits))
+        other = asyncio.create_task(ask_all_the_time(address, waits))
         before = worked(server)
-        first, cold = await opened(browser, url, gates)
-        asking.cancel()
+        first, cold = await opened(browser, address, gates)
+        other.cancel()
         after_cold = worked(server)
         await first.close()
-        page, warm = await opened(browser, url, gates)
+        page, warm = await opened(browser, address, gates)
         after_warm = worked(server)
-        weighing = asyncio.create_task(weigh(url, sizes))
+        weighing = asyncio.create_task(weigh(address, sizes))
         await page.evaluate(SCROLL)
         published = await go_on(bus, coming)
         await page.wait_for_function(

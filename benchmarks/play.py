@@ -37,10 +37,8 @@ from websockets.asyncio.client import connect
 from services.commands.configuration.resolve import resolve
 from services.inference.play.messages import unpack
 from shared.bundle import Bundle
-from shared.events import STAGES, Schedule
-from shared.worldmodel.build import build_model
-from shared.worldmodel.checkpoints import save_checkpoint
-from shared.worldmodel.optim import make_optimizer
+from shared.events import STAGES
+from tests.untrained import save_untrained
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_FPS, MOST_FPS = 10, 60
@@ -91,9 +89,11 @@ async def measure(url: str, players: int, seconds: float) -> dict[str, Any]:
 
 async def play(url: str, seconds: float) -> list[tuple[float, dict[str, Any]]]:
     """Play for a while, pressing something else ever so often: when frames arrived, and their headers."""
-    host = urlsplit(url).netloc
+    host, token = urlsplit(url).netloc, urlsplit(url).fragment.removeprefix("token=")
     found = []
     async with connect(f"ws://{host}/play", origin=f"http://{host}") as socket:  # type: ignore[arg-type]
+        await socket.recv()
+        await socket.send(json.dumps({"type": "token", "token": token}))
         codes = len(json.loads(await socket.recv())["codes"])
         began = time.monotonic()
         while (now := time.monotonic()) - began < SETTLE_SEC + seconds:
@@ -131,16 +131,7 @@ def random_world(directory: Path) -> list[str]:
     bundle = Bundle(directory, "2026_01_01_00_00_00_noise")
     for stage in STAGES:
         stage_config = config.stage(stage).model_copy(update={"dataset": str(recording)})
-        model = build_model(stage, stage_config)
-        save_checkpoint(
-            bundle.checkpoint(stage, 1),
-            stage=stage,
-            model=model,
-            optimizer=make_optimizer(model, stage_config),
-            step=1,
-            config=stage_config,
-            schedule=Schedule(peak=1e-3, start_step=0, end_step=1),
-        )
+        save_untrained(bundle.checkpoint(stage, 1), stage, stage_config)
     return [str(directory / "results" / bundle.run_name), "--dataset", str(recording)]
 
 

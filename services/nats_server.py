@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.bundle import write_atomic
@@ -14,6 +16,13 @@ from shared.errors import ConfigurationError
 
 MAX_PAYLOAD = 8 * 2**20
 """Bytes of the largest message; our largest, a run's resolved configuration, has tens of kilobytes."""
+
+MEMORY = "256MiB"
+"""From here on the server's garbage collector works harder (Go's GOMEMLIMIT: soft, nothing is refused). What
+it holds under the load of docs/benchmarks.md is a third of it; the rest is garbage and cached blocks.
+"""
+
+_LISTEN = re.compile(r'^listen: "127\.0\.0\.1:(\d+)"$', re.MULTILINE)
 
 
 def find() -> Path:
@@ -41,8 +50,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
-    """Whether nobody listens on a loopback port."""
+def last_port(directory: Path) -> int | None:
+    """The port that `configure` was told last, if it is free: whoever followed the server finds it again.
+
+    Args:
+        directory: Has `nats.conf`, or not yet.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        told = _LISTEN.search((directory / "nats.conf").read_text(encoding="utf-8"))
+        if told is not None and _is_free(int(told[1])):
+            return int(told[1])
+    return None
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -76,3 +97,21 @@ def configure(directory: Path, port: int, include: Sequence[str] = ()) -> Path:
     path = directory / "nats.conf"
     write_atomic(path, "\n".join(lines) + "\n")
     return path
+
+
+def environment(others: Mapping[str, str]) -> dict[str, str]:
+    """What the server's process gets of the environment: a limit for its memory, unless it has one."""
+    return {"GOMEMLIMIT": MEMORY} | dict(others)
+
+
+def adopt(directory: Path, account: str) -> None:
+    """Give an account the streams that the server kept while it had no accounts, if there are any.
+
+    Args:
+        directory: As of `configure`.
+        account: Whose they become, unless it has some.
+    """
+    before = directory / "nats" / "jetstream" / "$G"
+    after = before.with_name(account)
+    if before.is_dir() and not after.exists():
+        before.rename(after)

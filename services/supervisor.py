@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import structlog
@@ -26,6 +25,7 @@ import structlog
 from services import nats_server, stack_state
 from services.keys import directory
 from services.keys.permissions import OPERATOR
+from services.keys.server_file import ACCOUNT
 from shared import logs
 from shared.bundle import write_atomic
 from shared.errors import UsageError, WorldloopError
@@ -135,16 +135,15 @@ class Supervisor:
         if left:
             log.warning("ending what the last supervisor left", processes=[f"{c.name} {c.pid}" for c in left])
             stack_state.end(left)
-        if self._port is None and nats_server.is_free(urlsplit(last.url).port or 0):
-            self._port = urlsplit(last.url).port
 
     def _start_all(self) -> None:
         settings = self._settings
         shutil.rmtree(stack_state.scratch(settings), ignore_errors=True)
-        port = self._port or nats_server.free_port()
+        port = self._port or nats_server.last_port(settings.state_dir) or nats_server.free_port()
         keys = stack_state.key_file(settings, OPERATOR).parent
         directory.make_users(keys)
         config = nats_server.configure(settings.state_dir, port, [f"{keys.name}/{directory.AUTH}"])
+        nats_server.adopt(settings.state_dir, ACCOUNT)
         me = stack_state.Child(
             name="supervisor",
             pid=os.getpid(),
@@ -184,6 +183,9 @@ class Supervisor:
             folder.mkdir(parents=True, exist_ok=True)
         if life.log.exists() and life.log.stat().st_size > MAX_LOG_BYTES:
             life.log.replace(life.log.with_suffix(".1.log"))
+        environment = stack_state.environment(self._settings, self._state.url, life.name)
+        if life.name == stack_state.NATS:
+            environment = nats_server.environment(environment)
         with life.log.open("ab") as output:
             life.process = subprocess.Popen(
                 life.command,
@@ -191,7 +193,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 cwd=self._settings.state_dir,
-                env=stack_state.environment(self._settings, self._state.url, life.name),
+                env=environment,
                 start_new_session=True,  # a Ctrl-C in the terminal is not for them
             )
         life.pid, life.born, life.starts = life.process.pid, time.monotonic(), life.starts + 1

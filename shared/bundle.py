@@ -103,7 +103,7 @@ class Bundle:
             BundleError: The path would leave the bundle, by `..`, as absolute path or through a link.
         """
         root = self.root.resolve()
-        found = (root / path).resolve()
+        found = _followed(root / path)
         if not found.is_relative_to(root):
             raise BundleError(f"{path} leads out of the bundle {root}: messages name files inside it only")
         return found
@@ -118,6 +118,42 @@ class Bundle:
             return path.resolve().relative_to(self.root.resolve()).as_posix()
         except ValueError:
             raise BundleError(f"{path} lies outside the bundle {self.root}") from None
+
+
+WANDB_LINK = "wandb/*/logs/debug-core.log"
+"""W&B's own link to a log in the cache directory, in each offline run; no command reads it."""
+
+
+def check_inside(root: Path) -> None:
+    """Make sure that all in a bundle is a file, a directory, or a link that stays in it.
+
+    For bundles that may come from elsewhere: a link would have a command read, write or delete what is not
+    the run's, and reading a device never ends.
+
+    Raises:
+        BundleError: Something is not; names it.
+        OSError: A directory cannot be read.
+    """
+    inside = root.resolve()
+    folders = [inside]
+    while folders:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:  # what goes meanwhile is no matter: the run may go on
+                if entry.is_symlink():
+                    path = Path(entry.path)
+                    if not (_followed(path).is_relative_to(inside) or path.match(WANDB_LINK)):
+                        raise BundleError(
+                            f"{entry.path!r} is a link that leads out of the bundle: put a copy there instead"
+                        )
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    raise BundleError(f"{entry.path!r} is no file, directory or link: remove it")
+
+
+def _followed(path: Path) -> Path:
+    """Where a path leads; a link that leads round and round leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def step_of(directory: Path) -> int | None:

@@ -7,6 +7,7 @@ How values from files, profile and flags come together is `services.commands.con
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +19,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 MOST_NODES, MOST_RANKS = 4096, 1024
 """Hosts of a chunk, and ranks on each: a slip of the keyboard asks for more."""
+MOST_PATCHES, MOST_CODES, MOST_ACTIONS = 256, 2**24, 2**16
+"""Patches along a side of a frame, codes of a patch, latent actions: no model here is trained with more."""
 KNOBS = ("batch_size_per_gpu", "gradient_accumulation_steps", "learning_rate", "log_interval")
 """What a ladder or an operator may change between chunks."""
 ALIGNED = ("patch_size", "context_length", "frame_size", "latent_dim", "num_bins", "n_actions")
@@ -66,7 +69,7 @@ class TrainingConfig(Config):
     """Frames per sample."""
     latent_dim: Positive = 5
     num_bins: Annotated[int, Field(ge=2)] = 4
-    n_actions: Annotated[int, Field(ge=2)] = 4
+    n_actions: Annotated[int, Field(ge=2, le=MOST_ACTIONS)] = 4
     """Number of latent action codes, a power of two."""
     fps: int | None = None
     """Frames per second of a sample; none is 15 (picodoom: 30). Stride is max(1, 60 // fps)."""
@@ -93,6 +96,16 @@ class TrainingConfig(Config):
     def _check(self) -> TrainingConfig:
         if self.frame_size % self.patch_size:
             raise ValueError(f"frame_size {self.frame_size} is no multiple of patch_size {self.patch_size}")
+        if self.frame_size // self.patch_size > MOST_PATCHES:
+            raise ValueError(
+                f"frame_size {self.frame_size} with patch_size {self.patch_size} makes more than "
+                f"{MOST_PATCHES} patches a side"
+            )
+        if self.latent_dim * math.log2(self.num_bins) > math.log2(MOST_CODES):
+            raise ValueError(
+                f"num_bins {self.num_bins} to the power of latent_dim {self.latent_dim} is more than "
+                f"{MOST_CODES} codes"
+            )
         if self.n_actions & (self.n_actions - 1):
             raise ValueError(f"n_actions {self.n_actions} is no power of two")
         if self.nnodes > 1 and self.rdzv_endpoint is None:

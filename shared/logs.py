@@ -17,10 +17,13 @@ from typing import Any, NoReturn
 import structlog
 
 from shared.events import Message
+from shared.recent import Recent
 from shared.settings import Settings
 
 MAX_SERVICE_LOG_BYTES = 8 * 2**20
 """A service's own log larger than this when the process starts becomes `<service>.1.jsonl`."""
+MOST_RUNS = 1000
+"""Runs whose lines go into files of their own: those last worked on."""
 CONTEXT = ("run_id", "stage", "attempt")
 """Keys every line has; null where there is none."""
 
@@ -35,7 +38,7 @@ class _Files:
     def __init__(self) -> None:
         self.service = "worldloop"
         self.own: Path | None = None
-        self.runs: dict[str, Path] = {}
+        self.runs: Recent[str, Path] = Recent(MOST_RUNS)
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         line = structlog.processors.format_exc_info(logger, method, dict(event))
@@ -117,7 +120,7 @@ def write_run(run_id: str, directory: Path) -> None:
         run_id: The run.
         directory: Its bundle's `Logs/`; lines are dropped there while the bundle does not exist.
     """
-    _files.runs[run_id] = directory / f"{_files.service}.jsonl"
+    _files.runs.put(run_id, directory / f"{_files.service}.jsonl")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,9 @@ from shared.events import (
     RunSpec,
     RunStarted,
     Service,
+    SpecEvent,
 )
+from shared.recent import Recent
 from shared.settings import Settings
 
 MAX_DELIVERIES = 5
@@ -59,6 +62,10 @@ MAX_DELIVERIES = 5
 ACK_WAIT_SEC = 4.0
 """Silence after which the server gives a message to the next process of the service. Short, so that recovery
 begins within 5 s of a death."""
+MOST_RUNS = 256
+"""Runs that a process remembers; of others it reads again what they are."""
+THREADS_SEC = 5.0
+"""How long the end of a process waits for work in threads, which nobody can cancel."""
 FIRST_BACKOFF_SEC = 0.2
 """Delay after the first failure of a handler; four times as long after each further one."""
 
@@ -131,7 +138,7 @@ class Jobs:
 
 
 class Runs:
-    """What the runs are, read from the log and remembered.
+    """What the runs are, read from the log; the last `MOST_RUNS` are remembered.
 
     Args:
         bus: Where the runs' events are.
@@ -140,7 +147,7 @@ class Runs:
 
     def __init__(self, bus: Bus, settings: Settings) -> None:
         self._bus, self._settings = bus, settings
-        self._specs: dict[str, RunSpec] = {}
+        self._specs: Recent[str, RunSpec] = Recent(MOST_RUNS)
 
     async def spec(self, run_id: str) -> RunSpec:
         """What the run is to do.
@@ -148,15 +155,14 @@ class Runs:
         Raises:
             Retry: The log has neither `run_started` nor `run_queued` of the run.
         """
-        if run_id not in self._specs:
-            for name in (RunStarted.name, RunQueued.name):
-                found = await self._bus.last_event(run_id, name)
-                if found is not None and isinstance(found.message, RunStarted | RunQueued):
-                    self._specs[run_id] = found.message.spec
-                    break
-            else:
-                raise Retry(f"run {run_id} is in no run_started or run_queued event of this NATS server")
-        return self._specs[run_id]
+        known = self._specs.get(run_id)
+        if known is not None:
+            return known
+        for name in (RunStarted.name, RunQueued.name):
+            found = await self._bus.last_event(run_id, name)
+            if found is not None and isinstance(found.message, SpecEvent):
+                return self._specs.put(run_id, found.message.spec)
+        raise Retry(f"run {run_id} is in no run_started or run_queued event of this NATS server")
 
     async def place(self, run_id: str) -> Bundle:
         """The run's directory, to look at.
@@ -226,7 +232,8 @@ def run(
     """`main()` of every service: logging, connection, signals, `serve`.
 
     Waits for a NATS server that is not there yet. SIGTERM and SIGINT end it cleanly with exit code 0; what it
-    was handling comes again. Anything that fails is logged and ends the process with exit code 1.
+    was handling comes again. So does what was at work in a thread: `THREADS_SEC` later that is left, as by a
+    kill. Anything that fails is logged and ends the process with exit code 1.
 
     Args:
         service: Name of the service.
@@ -235,11 +242,26 @@ def run(
     """
     settings = Settings() if settings is None else settings
     logs.configure(service, settings)
-    try:
-        code = asyncio.run(_main(service, bootstrap, settings))
-    except KeyboardInterrupt:  # where the loop cannot handle signals itself
-        code = 0
+    with contextlib.ExitStack() as ended:
+
+        async def main() -> int:
+            code = await _main(service, bootstrap, settings)
+            timer = threading.Timer(THREADS_SEC, _leave, (code,))
+            timer.daemon = True
+            timer.start()  # from here on the loop waits for its threads, however long they take
+            ended.callback(timer.cancel)
+            return code
+
+        try:
+            code = asyncio.run(main())
+        except KeyboardInterrupt:  # where the loop cannot handle signals itself
+            code = 0
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    log.warning("left in the middle of work in a thread; what it was for comes again")
+    os._exit(code)
 
 
 async def _main(

@@ -42,10 +42,11 @@ class Settings(BaseSettings):
     )
     """Who is told of pauses, ends and alerts; its URLs hold secrets, so only its path goes around."""
     page_host: str = "127.0.0.1"
-    """Where the reporter serves the live page; others than the loopback need `page_token`."""
+    """Where the reporter serves the live page."""
     page_port: Annotated[int, Field(ge=0, le=65535)] = 8765
     """The next free one is taken if it is not; 0 takes any."""
     page_token: str | None = Field(default=None, repr=False)
-    """Asked of whoever opens the live page, to read as well as to act; none asks for nothing."""
+    """Asked of whoever opens a web page of ours, to read as well as to act; none takes a random one that the
+    state directory keeps."""
     heartbeat_sec: float = 2.0
     log_level: str = "info"

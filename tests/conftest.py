@@ -1,4 +1,4 @@
-"""What tests of several kinds need: directories of their own, and a real nats-server."""
+"""What all tests need: directories of their own, a real nats-server; and how `make test` divides them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,31 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from services import nats_server as program
 from services.keys import directory as key_directory
 
-settings.register_profile("worldloop", deadline=None)  # no test asserts a wall-clock time
+# no test asserts a wall-clock time
+settings.register_profile("worldloop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("worldloop")
+
+
+class SideBySide(LoadFileScheduling):
+    """The tests of a file stay in one process; so do all of `e2e`, which share a finished run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    """See pytest-xdist."""
+    return SideBySide(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +78,7 @@ class NatsServer:
         config = program.configure(self.directory, self.port, self._include)
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen([program.find(), "-c", config], stdout=log, stderr=log)
-        for _ in range(500):
+        for _ in range(6000):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -72,7 +88,7 @@ class NatsServer:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
             self._process = None
 
     def kill(self) -> None:

@@ -10,6 +10,7 @@ from services.bundles.core.manifest import Fault, printable
 from services.bundles.journal import Journal, Places
 from services.bundles.run import EVENTS
 from services.bundles.tree import Entry, is_full, scan
+from shared.bundle import Bundle
 from shared.errors import BundleError
 
 ENOUGH = 5
@@ -48,6 +49,7 @@ def check_places(places: Places) -> list[Entry]:
         raise BundleError(f"{target} lies inside another bundle, {around}: name another place")
     if not os.access(source.parent, os.W_OK | os.X_OK):
         raise BundleError(f"{source.parent} is write-protected: {source.name} could not be deleted there")
+    Bundle(source, "").resolve("docs/action")  # the report of the move is written there
     return scan(source)
 
 

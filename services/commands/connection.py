@@ -38,11 +38,6 @@ def server(nats_url: str | None, settings: Settings) -> Server | None:
     return Server(running.url, stack_state.key_file(settings, OPERATOR))
 
 
-def is_embedded(nats_url: str | None) -> bool:
-    """Whether commands reach the embedded stack, whose services see the same files; true if none is up."""
-    return not (nats_url or Settings().nats_url)
-
-
 async def _open(found: Server, *, wait_sec: float = 5.0) -> JetStreamBus:
     logs.configure("cli", Settings())  # to stderr: stdout is the command's own
     return await JetStreamBus.connect(found.url, wait_sec=wait_sec, key=found.key, ca=found.ca)

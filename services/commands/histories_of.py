@@ -12,6 +12,7 @@ from services.commands.history import stage_of, wandb_or_csv
 from services.commands.places import EVENTS_FILE
 from services.commands.terminal.output import warn
 from services.diagnosis import layout
+from shared.bundle import check_inside
 from shared.errors import BundleError
 from shared.events import RUN_ID, STAGES, Stage
 from shared.home import expanded
@@ -44,7 +45,10 @@ def bundle_or_foreign(argument: str | None, root: Path, only: Stage | None) -> P
     path = expanded(argument)
     if not path.exists():
         raise BundleError(f"{path}: there is no such file or directory, and it is no run id")
-    return path if (path / EVENTS_FILE).is_file() else _foreign(path, only)
+    if not (path / EVENTS_FILE).is_file():
+        return _foreign(path, only)
+    check_inside(path)
+    return path
 
 
 def _foreign(path: Path, only: Stage | None) -> Foreign:

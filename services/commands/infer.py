@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from services.commands.configuration.dotted_keys import Setting
 from services.commands.configuration.resolve import Resolution, assignments, combine
 from services.commands.infer_view import lines_of_comparison, lines_of_test
-from services.commands.schema import Setting
 from services.commands.terminal.output import say, say_json
 from services.commands.training.start import DATA
 from shared.datasets.names import dataset_path

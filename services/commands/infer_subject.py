@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from services.commands.checkpoints.found import Found, checkpoints_of, newest_of, newest_whole, run_directory
 from services.commands.checkpoints.given import FLAGS
+from services.commands.configuration.dotted_keys import Setting
 from services.commands.configuration.files import file_settings, find_configs, recorded_settings
 from services.commands.places import EVENTS_FILE
-from services.commands.schema import Setting
 from services.gatekeeper.core.fold import fold
 from services.gatekeeper.core.state import RunState
 from shared.bundle import Bundle

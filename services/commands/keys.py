@@ -57,7 +57,7 @@ def show(directory: Path | None, *, as_json: bool) -> int:
         UsageError: There are no keys.
         ConfigurationError: One cannot be read.
     """
-    from services.keys import certificates
+    from services.keys.certificates import Certificate
 
     place = (directory or default_directory()).absolute()
     present = [user for user in USERS if keys.key_of(place, user).exists()]
@@ -70,12 +70,12 @@ def show(directory: Path | None, *, as_json: bool) -> int:
     for name in (keys.CA, keys.SERVER):
         if not (path := place / name).exists():
             continue
-        until = certificates.valid_until(path.read_bytes())
-        found[name] = {"valid_until": until.isoformat()}
+        certificate = Certificate.read(path)
+        until, found[name] = certificate.until, {"valid_until": certificate.until.isoformat()}
+        if name == keys.SERVER:
+            found[name]["hosts"] = list(certificate.hosts)
         if until < datetime.now(UTC) + SOON:
             problems.append(f"{name} is valid until {until:%Y-%m-%d} only: `worldloop keys renew`")
-    if keys.SERVER in found:
-        found[keys.SERVER]["hosts"] = list(certificates.names_of((place / keys.SERVER).read_bytes()))
     found["problems"] = problems
     if as_json:
         say_json(json.dumps(found, indent=2))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.commands.configuration.files import display, find_configs
 from services.commands.configuration.yaml_file import read_mapping
-from shared.bundle import Bundle
+from shared.bundle import Bundle, check_inside
 from shared.errors import BundleError
 from shared.events import RUN_ID
 from shared.home import expanded
@@ -87,8 +87,15 @@ def find_run(argument: str, root: Path) -> RunRef:
     """The run that an argument names: a run id or a bundle's path.
 
     Raises:
-        BundleError: It is neither.
+        BundleError: It is neither, or something in the bundle leads out of it.
     """
+    found = _named(argument, root)
+    if found.bundle is not None and os.path.lexists(found.bundle / EVENTS_FILE):
+        check_inside(found.bundle)
+    return found
+
+
+def _named(argument: str, root: Path) -> RunRef:
     path = expanded(argument)
     if RUN_ID.fullmatch(argument):
         bundle = root / argument
@@ -107,8 +114,8 @@ def bundle_found(argument: str | None, root: Path) -> Path:
     Raises:
         BundleError: There is none.
     """
-    known = bundles(root)
-    run = find_run(argument, root) if argument is not None else known[-1] if known else None
+    newest = [str(run.bundle) for run in bundles(root)[-1:]]
+    run = next((find_run(each, root) for each in ([argument] if argument is not None else newest)), None)
     if run is None or run.bundle is None:
         raise BundleError(f"{argument or 'no run'}: there is no bundle of it under {root}; give its path")
     return run.bundle

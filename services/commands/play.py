@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from shared.config import Device
 from shared.errors import UsageError
 from shared.events import RUN_ID
 from shared.settings import Settings
+from shared.web import place
 from shared.web.listen import LOOPBACK
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def play(options: PlayOptions, *, only_check: bool, as_json: bool) -> int:
         game=chosen.game or "world",
         run=_name(chosen),
         cache_dir=settings.cache_dir,
-        token=settings.page_token or None,
+        token=place.token(settings),
         host=options.host,
         port=options.port,
         fps=options.fps,
@@ -87,8 +88,7 @@ def play(options: PlayOptions, *, only_check: bool, as_json: bool) -> int:
     )
 
     def ready(url: str) -> None:
-        if settings.page_token:  # behind `#`, which a browser keeps to itself
-            url += f"#token={quote(settings.page_token, safe='')}"
+        url = place.with_token(url, config.token)
         if as_json:
             say_json(_document(chosen, url))
         else:
@@ -113,9 +113,8 @@ def _lines(chosen: Playable, url: str) -> list[str]:
     lines += [f"  {'seed frames':<16}{chosen.dataset}", f"Open {url}   (Ctrl-C ends it)"]
     if address.hostname in LOOPBACK:
         port = address.port
-        lines.append(
-            f"From elsewhere: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE, then http://localhost:{port}/"
-        )
+        there = address._replace(netloc=f"localhost:{port}").geturl()
+        lines.append(f"From elsewhere: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE, then {there}")
     return lines
 
 

@@ -27,7 +27,7 @@ from services.commands.checkpoints.found import (
     run_directories,
     run_directory,
 )
-from services.commands.schema import closest
+from services.commands.configuration.dotted_keys import closest
 from services.commands.terminal.output import say, say_json
 from services.commands.training.start import DATA
 from shared.config import TrainingConfig

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from services.commands import places
+from services.commands.terminal.output import say, say_json
 from services.reporter import git_evidence
 from services.reporter.bundled import newest
 from services.reporter.config import Policy
@@ -58,9 +58,9 @@ def report_git(options: GitOptions, *, as_json: bool) -> int:
     path = _write(options, request if own else None, asked, evidence)
     if as_json:
         written = {"report": None if path is None else str(path), **evidence.model_dump(mode="json")}
-        sys.stdout.write(json.dumps(written, indent=2) + "\n")
+        say_json(json.dumps(written, indent=2))
     else:
-        sys.stdout.write(f"{path}\n" if path is not None else report(evidence, str(repository)))
+        say(str(path) if path is not None else report(evidence, str(repository)).rstrip("\n"))
     return 1 if evidence.problem is not None else 0
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.commands import places
 from services.commands.histories_of import Foreign, bundle_or_foreign
+from services.commands.terminal.output import say, say_json
 from services.reporter.bundled import newest
 from services.reporter.config import WandbSource
 from services.reporter.core.wandb.comparison import by_stage, comparison, comparison_document
@@ -61,11 +61,7 @@ def wandb(
             path = found / write_wandb(newest(found), source)
     except OSError as error:
         raise BundleError(f"{error.filename or found}: {error.strerror}") from error
-    if as_json:
-        document = path.with_suffix(".json")
-        sys.stdout.write(document.read_text() if document.is_file() else "{}\n")
-    else:
-        sys.stdout.write(f"{path}\n")
+    _say(path, as_json=as_json)
     return 0
 
 
@@ -112,8 +108,17 @@ def compare(
         path = _write(folder / f"{_file_name(names)}.md", stages, alone)
     except OSError as error:
         raise BundleError(f"{error.filename or folder}: {error.strerror}") from error
-    sys.stdout.write(path.with_suffix(".json").read_text() if as_json else f"{path}\n")
+    _say(path, as_json=as_json)
     return 0
+
+
+def _say(report: Path, *, as_json: bool) -> None:
+    """Where the report is, or what its JSON document says; of a run without a history there is none."""
+    document = report.with_suffix(".json")
+    if not as_json:
+        say(str(report))
+    else:
+        say_json(document.read_text().rstrip("\n") if document.is_file() else "{}")
 
 
 def _write(

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from services.commands import connection, places
+from services.commands.configuration.dotted_keys import Setting
 from services.commands.configuration.resolve import assignments
 from services.commands.places import RunRef
-from services.commands.schema import Setting
 from services.commands.terminal.output import say, say_json
 from services.commands.watching import render
 from services.commands.watching.follow import request_id
@@ -20,6 +20,7 @@ from shared.bus.protocol import Bus, Recorded
 from shared.config import KNOBS
 from shared.errors import BundleError, UsageError
 from shared.events import (
+    NO_RUN,
     STAGES,
     CommandRejected,
     OperatorCommand,
@@ -46,8 +47,8 @@ async def locate(argument: str | None, bus: Bus | None, root: Path) -> RunRef:
     known = {run.run_id: run for run in places.bundles(root)}
     if bus is not None:
         for recorded in await bus.events():
-            run_id = recorded.message.run_id
-            known.setdefault(run_id, RunRef(run_id, None))
+            if (run_id := recorded.message.run_id) != NO_RUN:
+                known.setdefault(run_id, RunRef(run_id, None))
     if not known:
         raise BundleError(f"no run on the server and none under {root}; start one with `worldloop train`")
     return known[max(known, key=places.order)]

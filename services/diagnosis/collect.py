@@ -16,6 +16,7 @@ from services.diagnosis.core.model import Kind
 from services.diagnosis.histories import History
 from services.diagnosis.recorded import RecordedRun, read_events
 from services.gatekeeper.config import Policy
+from shared.bundle import check_inside
 from shared.errors import BundleError
 from shared.events import STAGES, Stage
 
@@ -67,6 +68,7 @@ def collect(path: Path, thresholds: Thresholds, *, stage: Stage | None = None) -
 
 
 def _bundle(root: Path, thresholds: Thresholds, only: Stage | None) -> RunEvidence:
+    check_inside(root)
     notes = []
     try:
         run = read_events(root / layout.EVENTS)

@@ -20,10 +20,12 @@ from services.gatekeeper.core.state import RunState
 from services.gatekeeper.timers import Timers
 from shared.bus.protocol import Bus, Recorded
 from shared.errors import BusError, SequenceConflict
-from shared.events import Event, GateDecided, Heartbeat, OperatorCommand
+from shared.events import Event, GateDecided, Heartbeat, OperatorCommand, OperatorRequested
 
 TICK_SEC = 1.0
 """How often limits are looked at; decisions do not wait for it."""
+MOST_ENDED = 32
+"""Runs that are kept in mind after their end; others come back from the log at an operator's word."""
 LONGEST_STEP_SEC = 5.0
 """Most that counts between two looks: who was stopped, or waited for the bus, could have heard nobody."""
 
@@ -31,7 +33,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class Keeper:
-    """All runs, and the one place that decides about them.
+    """All runs that are not over, and the one place that decides about them.
 
     Args:
         bus: Log and commands.
@@ -41,9 +43,15 @@ class Keeper:
 
     def __init__(self, bus: Bus, clock: Callable[[], float], *, tick_sec: float = TICK_SEC) -> None:
         self.runs: dict[str, RunState] = {}
+        """With the last that ended."""
+        self._forgotten: set[str] = set()
+        """The other runs that ended: what comes of them is not folded, but for an operator's word."""
+        self._asked: str | None = None
+        """The run an operator's command is about, while it is answered."""
         self._bus, self._clock, self._tick_sec = bus, clock, tick_sec
         self._timers = Timers()
-        self._published: set[str] = set()
+        self._published: dict[str, set[str]] = {}
+        """Run -> ids of the commands it implied last: those were published."""
         self._settled: dict[str, tuple[RunState, bool]] = {}
         """Run -> its state, and whether others were before it, when nothing more was to be said about it."""
         self._unreadable: set[str] = set()
@@ -63,7 +71,7 @@ class Keeper:
         """Fold every event of every run, for ever."""
         async with contextlib.aclosing(self._bus.follow(("event",))) as events:
             async for recorded in events:
-                self._take(recorded)
+                await self._take(recorded)
                 self._followed = recorded.sequence
                 self._heard += 1
                 self._caught_up = recorded.pending == 0
@@ -103,16 +111,21 @@ class Keeper:
         Raises:
             BusError: The log cannot be reached.
         """
-        run_id = command.run_id
-        await self._catch_up()
-        while (event := answer(self._run(run_id), command)) is not None:
-            try:
-                await self._bus.append(event, after=self._run(run_id).sequence)
-            except SequenceConflict as conflict:
-                await self._resolve(run_id, conflict)
-                continue
-            log.info(event.name, run_id=run_id, request=command.name, reason=getattr(event, "reason", None))
-            return
+        run_id = self._asked = command.run_id
+        try:
+            await self._catch_up()
+            await self._remember(run_id)
+            while (event := answer(self._run(run_id), command)) is not None:
+                try:
+                    await self._bus.append(event, after=self._run(run_id).sequence)
+                except SequenceConflict as conflict:
+                    await self._resolve(run_id, conflict)
+                    continue
+                reason = getattr(event, "reason", None)
+                log.info(event.name, run_id=run_id, request=command.name, reason=reason)
+                return
+        finally:
+            self._asked = None
 
     # --- deciding -----------------------------------------------------------------------------------------
 
@@ -122,6 +135,7 @@ class Keeper:
             self._caught_up = True  # the last event of the log may be one that nobody can read
         counts = self._bus.connected and self._caught_up
         self._heard = 0
+        self._forget()
         waits = [wait for state, ahead in self._queue() if not ahead and (wait := waiting(state)) is not None]
         for wait, waited_sec in self._timers.advance(waits, elapsed if counts else 0.0):
             event = wait.over.model_copy(update={"waited_sec": round(waited_sec, 3)})
@@ -157,10 +171,13 @@ class Keeper:
                 self._unreadable.add(run_id)
                 return
             await self._append(events[0])
-        for command in commands(state):  # of a queued run there are none
-            if command.id not in self._published:
+        before = self._published.setdefault(run_id, set())
+        implied = commands(state)  # of a queued run there are none
+        for command in implied:
+            if command.id not in before:
                 await self._bus.publish(command)
-                self._published.add(command.id)
+                before.add(command.id)
+        self._published[run_id] = {command.id for command in implied}
         self._settled[run_id] = (state, bool(ahead))
 
     async def _append(self, event: Event) -> None:
@@ -189,10 +206,19 @@ class Keeper:
     def _run(self, run_id: str) -> RunState:
         return self.runs.get(run_id) or RunState(run_id)
 
-    def _take(self, recorded: Recorded) -> None:
+    async def _take(self, recorded: Recorded) -> None:
         """Fold one event; one that was folded before changes nothing."""
         run_id = recorded.message.run_id
+        if run_id in self._forgotten and isinstance(recorded.message, OperatorRequested):
+            await self._remember(run_id)
+        if run_id not in self._forgotten:
+            self._fold(recorded)
+
+    def _fold(self, recorded: Recorded) -> None:
+        run_id = recorded.message.run_id
         state = self._run(run_id)
+        if recorded.sequence <= state.sequence:
+            return
         try:
             self.runs[run_id] = fold(state, recorded)
         except Exception:
@@ -202,11 +228,27 @@ class Keeper:
         self._read.set()
         self._read = asyncio.Event()
 
+    async def _remember(self, run_id: str) -> None:
+        """Have a run's state again if it was let go."""
+        if run_id in self._forgotten:
+            past = [recorded async for recorded in self._bus.past(run_id)]
+            self._forgotten.discard(run_id)
+            for recorded in past:
+                self._fold(recorded)
+
+    def _forget(self) -> None:
+        """Let go of runs that are over: there may be thousands, and each holds its whole configuration."""
+        over = [run_id for run_id, run in self.runs.items() if not run.unfinished and run_id != self._asked]
+        for run_id in sorted(over, key=lambda each: self.runs[each].sequence)[: -MOST_ENDED or None]:
+            del self.runs[run_id]
+            self._published.pop(run_id, None)
+            self._settled.pop(run_id, None)
+            self._forgotten.add(run_id)
+
     async def _catch_up(self) -> None:
         """Fold what the log has beyond what was read: of all runs, or the queue would be out of date."""
         async for recorded in self._bus.past(after=self._followed):
-            if recorded.sequence > self._run(recorded.message.run_id).sequence:
-                self._take(recorded)
+            await self._take(recorded)
 
     async def _resolve(self, run_id: str, conflict: SequenceConflict) -> None:
         """Fold what came first; the run's last events may be such that nobody can read.

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shared.errors import ConfigurationError
 
 CA_DAYS = 3650
 SERVER_DAYS = 730
@@ -84,16 +88,31 @@ def new_server(
     return _pem(certificate), _key_pem(key)
 
 
-def names_of(certificate: bytes) -> tuple[str, ...]:
-    """The names and addresses a certificate is for."""
-    found = x509.load_pem_x509_certificate(certificate)
-    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return tuple(str(each.value) for each in names)
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a certificate says."""
 
+    hosts: tuple[str, ...]
+    """Names and addresses it is for; an authority has none."""
+    until: datetime
+    """When it ends, UTC."""
 
-def valid_until(certificate: bytes) -> datetime:
-    """When a certificate ends, UTC."""
-    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    @classmethod
+    def read(cls, path: Path) -> Certificate:
+        """Read a PEM file.
+
+        Raises:
+            ConfigurationError: It cannot be read, or is no certificate.
+        """
+        try:
+            found = x509.load_pem_x509_certificate(path.read_bytes())
+            extensions = [each.value for each in found.extensions]
+            until = found.not_valid_after_utc
+        except (OSError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            cure = "Make all anew with `worldloop keys init` in an empty directory"
+            raise ConfigurationError(str(path), "", f"is no certificate ({error})", cure) from error
+        names = [each for each in extensions if isinstance(each, x509.SubjectAlternativeName)]
+        return cls(tuple(str(name.value) for each in names for name in each), until)
 
 
 def _builder(

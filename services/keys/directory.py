@@ -67,12 +67,13 @@ def make_certificates(directory: Path, hosts: Sequence[str], now: datetime) -> b
 
     Raises:
         UsageError: The certificate that is there is not for all of `hosts`; only some of the files are there.
+        ConfigurationError: It is no certificate.
     """
     from services.keys import certificates
 
     there = [name for name in (CA, SERVER, SERVER_KEY) if (directory / name).exists()]
     if len(there) == 3:
-        names = certificates.names_of((directory / SERVER).read_bytes())
+        names = certificates.Certificate.read(directory / SERVER).hosts
         if missing := [host for host in hosts if host not in names]:
             raise UsageError(
                 f"{directory / SERVER} is there already, but not for {', '.join(missing)}. "
@@ -109,14 +110,14 @@ def renew(directory: Path, hosts: Sequence[str], now: datetime) -> tuple[str, ..
 
     old = directory / SERVER
     if not hosts and old.exists():
-        hosts = certificates.names_of(old.read_bytes())
+        hosts = certificates.Certificate.read(old).hosts
     try:
         authority, key = (directory / CA).read_bytes(), (directory / CA_KEY).read_bytes()
         _issue(directory, authority, key, hosts, now)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: the key asks for a password
         cure = "Run it where `worldloop keys init` made them, or make all anew in an empty directory"
         raise ConfigurationError(str(directory), "", f"no authority to renew with ({error})", cure) from error
-    return certificates.names_of(old.read_bytes())
+    return certificates.Certificate.read(old).hosts
 
 
 def public_key(directory: Path, user: str) -> str:

@@ -5,11 +5,15 @@ subject that does not follow from them, and nobody may delete or purge anything.
 
 JetStream is asked on `$JS.API.CONSUMER.CREATE.<stream>.<consumer>.<filter>` and
 `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`, and acknowledged on `$JS.ACK.<stream>.<consumer>.>`. A
-wildcard stands for a whole name. So where a user's consumers have names that nobody can know before
-(readers, hosts of a chunk, notifications), all names are allowed and the durable consumers of the others are
+wildcard stands for a whole name. So where a user's consumers have names that nobody can know before (readers
+of the log, notifications), all names are allowed and the durable consumers of the others, on all `HOSTS`, are
 denied. The request without a name, `$JS.API.CONSUMER.CREATE.<stream>`, is nobody's: its body may name any
 consumer, also one of another's (fact: tested on nats-server 2.15.1). The observer makes no consumer at all:
 it reads the past message by message, and hears what is new.
+
+JetStream answers on whatever subject a request names, without asking whether the asker may publish there. So
+the observer is a user of another account, into which only what it reads is imported: what it has answers sent
+to stays there (fact: tested on nats-server 2.15.1).
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ OPERATOR = "operator"
 OBSERVER = "observer"
 """Tools that only read."""
 USERS: tuple[str, ...] = (*SERVICES, OPERATOR, OBSERVER)
+HOSTS = 64
+"""Hosts of a chunk whose consumers have a place in the allow-lists; further ones are not let in."""
+HEARD = ("worldloop.*.event.*", "worldloop.*.telemetry.*")
+"""What everybody may listen to."""
 _API = "$JS.API"
 
 
@@ -42,14 +50,14 @@ class Permissions:
 
 def of(user: str) -> Permissions:
     """The permissions of one of `USERS`."""
-    subscribe = (f"{inbox_prefix(user)}.>", "worldloop.*.event.*", "worldloop.*.telemetry.*")
+    subscribe = (f"{inbox_prefix(user)}.>", *HEARD)
     if user == OBSERVER:
-        return Permissions(_looking(), subscribe)
+        return Permissions(looking(), subscribe)
     if user == OPERATOR:
-        publish = (*_messages("cli"), *_looking(), *_reading(streams.DEAD), *_making(user))
+        publish = (*_messages("cli"), *looking(), *_reading(streams.DEAD), *_making(user))
         return Permissions(publish, subscribe, _of_others(None))
     service = next(each for each in SERVICES if each == user)
-    publish = (*_messages(service), *_looking(), *_making(user), *_working(service))
+    publish = (*_messages(service), *looking(), *_making(user), *_working(service))
     return Permissions(tuple(dict.fromkeys(publish)), subscribe, _of_others(service))
 
 
@@ -66,7 +74,7 @@ def _messages(party: Party) -> tuple[str, ...]:
     return (*sent, *_reading(streams.EVENTS))
 
 
-def _looking() -> tuple[str, ...]:
+def looking() -> tuple[str, ...]:
     """Asking what there is, and for a single event or reading."""
     return (
         f"{_API}.INFO",
@@ -93,24 +101,29 @@ def _making(user: str) -> tuple[str, ...]:
 
 def _working(service: Service) -> tuple[str, ...]:
     """A service's durable consumers, their acknowledgements, and its dead letters."""
-    own = [each for each in consumers() if each.service == service]
+    own = [each for each in _on_all_hosts() if each.service == service]
     found = [subject for each in own for subject in _consuming(each.durable, _stream(each), each.subjects)]
-    if service == "trainer":  # the other hosts of a chunk
-        found += _consuming("*", streams.COMMANDS, ["worldloop.*.command.trainer.*.*"])
-    if service in ("trainer", "reporter"):  # the other hosts; a consumer for each name in a notification file
+    if service == "reporter":  # a consumer for each name in a notification file
         found += _consuming("*", streams.EVENTS, [])
     return (*found, f"worldloop.*.dead.{service}.>")
 
 
 def _of_others(service: Service | None) -> tuple[str, ...]:
-    """What a service, or the operator, may not do with the durable consumers of the others."""
-    others = [each for each in consumers() if each.service != service]
+    """What a service, or the operator, may not do with the durable consumers of the others.
+
+    Of commands there is nothing to deny: nobody may do anything there under any name.
+    """
+    others = [each for each in _on_all_hosts() if each.service != service and each.kind == "event"]
     return tuple(
         denied
         for each in others
         for subject in _consuming(each.durable, _stream(each), [])
         for denied in ((subject, f"{subject}.>") if ".CREATE." in subject else (subject,))
     )
+
+
+def _on_all_hosts() -> list[Consumer]:
+    return [each for rank in range(HOSTS) for each in consumers(rank)]
 
 
 def _consuming(durable: str, stream: str, filters: Sequence[str]) -> list[str]:

@@ -117,6 +117,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def look_at_checkpoints(folder: Path, now: float) -> list[Look]:
     """The checkpoints of a folder from outside, oldest first; those that are being written are left out.
 
+    One that has everything counts however new it is: small models have several within `WRITING_SEC`.
+
     Args:
         folder: A stage's `checkpoints/`.
         now: Unix time.
@@ -128,10 +130,10 @@ def look_at_checkpoints(folder: Path, now: float) -> list[Look]:
             touched = max([directory.stat().st_mtime, *(about.st_mtime for _, about in files)])
         except FileNotFoundError:
             continue  # retention took it meanwhile
-        if now - touched < WRITING_SEC:
-            continue
         sizes = {name: about.st_size for name, about in files}
         problem = empty_problem(sizes)
         whole = problem is None and all(name in sizes for name in FILES)
+        if not whole and now - touched < WRITING_SEC:
+            continue
         found.append(Look(str(directory), step, problem, whole))
     return found

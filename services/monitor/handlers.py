@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from services.monitor.core.chunks import Chunk, key
 from services.monitor.evidence import artifact_evidence, gpu_evidence
@@ -29,14 +29,23 @@ async def chunk_started(message: ChunkStarted, deps: Deps) -> list[Message]:
         deps.chunks.fold(message, deps.clock())
     elif record.message.id == message.id:
         deps.chunks.fold(message, record.time.timestamp())
+    elif _is_another_chunk(record.message, message):  # it comes late, and the run went on: so does the watch
+        deps.chunks.fold(record.message, record.time.timestamp())
     else:  # it comes late: the log has what came after it, perhaps its end
         deps.chunks.fold_all(await deps.bus.events(message.run_id))
     deps.wake.set()
     return []
 
 
+def _is_another_chunk(newest: Message, late: ChunkStarted) -> TypeGuard[ChunkStarted]:
+    """Whether the newest start is the first of another chunk: then the late one is over."""
+    return isinstance(newest, ChunkStarted) and newest.launch == 1 and key(newest) != key(late)
+
+
 async def chunk_done(message: ChunkDone, deps: Deps) -> list[Message]:
     """Close the chunk's window: its evidence, less what is out already."""
+    if deps.chunks.closed(key(message)):
+        return []
     if deps.chunks.get(key(message)) is None:  # this process did not see it begin
         deps.chunks.fold_all(await deps.bus.events(message.run_id))
     if deps.chunks.closed(key(message)):

@@ -115,7 +115,7 @@ async def watch_freshness(deps: Deps) -> None:
 async def check_freshness(deps: Deps) -> None:
     """Look at all channels of the running chunks once."""
     running = deps.chunks.running()
-    _forget_strangers(deps, running)
+    _forget(deps, running)
     for chunk in running:
         with _spared(deps, chunk):
             await _check(deps, chunk)
@@ -148,10 +148,11 @@ def _spared(deps: Deps, chunk: Chunk) -> Iterator[None]:
             log.warning("not watched", run_id=run_id, stage=stage, attempt=attempt, problem=str(error))
 
 
-def _forget_strangers(deps: Deps, running: Sequence[Chunk]) -> None:
-    """Telemetry may name chunks and hosts that never were: those are not remembered without bound."""
+def _forget(deps: Deps, running: Sequence[Chunk]) -> None:
+    """Let go of chunks that are over; and of chunks and hosts that never were, which telemetry may name."""
+    known = {chunk.key for chunk in running}
+    deps.unwatched = {key: told for key, told in deps.unwatched.items() if key in known}
     if len(deps.progress) + len(deps.nodes) > MOST_NOTED:
-        known = {chunk.key for chunk in running}
         deps.progress = {key: told for key, told in deps.progress.items() if key in known}
         deps.nodes = {rank: heard for rank, heard in deps.nodes.items() if rank <= MOST_NODES}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ from services.reporter.core.story import Outcome, tell
 from services.reporter.event_file import append_events, last_sequence
 from services.reporter.exports import write_config, write_gate_export
 from services.reporter.page.static_page import write_page
-from services.reporter.reports import Written
+from services.reporter.reports import Written as Report
 from services.reporter.reports import write_reports as write
 from shared.bundle import Bundle
+from shared.bus.journal import read_journal
 from shared.bus.protocol import Bus, Recorded
 from shared.errors import Retry, WorldloopError
 from shared.events import (
@@ -28,13 +29,23 @@ from shared.events import (
     Message,
     ReportWritten,
     RunFinished,
-    RunQueued,
-    RunStarted,
+    SpecEvent,
+    Stage,
     WriteReports,
 )
-from shared.service import Handler, Runs
+from shared.recent import Recent
+from shared.service import MOST_RUNS, Handler, Runs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The events that were put into a run's file at a time."""
+
+    ids: frozenset[str]
+    gates: Mapping[GateStage, str]
+    """Stage -> id of the newest gate that this process put there."""
 
 
 @dataclass(slots=True)
@@ -43,10 +54,8 @@ class Deps:
 
     bus: Bus
     runs: Runs
-    written: dict[str, set[str]] = field(default_factory=dict)
-    """Run -> ids of the events this process put into its file last."""
-    gates: dict[tuple[str, GateStage], str] = field(default_factory=dict)
-    """Run and stage -> id of the newest gate among them."""
+    written: Recent[str, Written] = field(default_factory=lambda: Recent(MOST_RUNS))
+    """Run -> what this process put into its file last; of one that is not there, the file is looked at."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -56,18 +65,16 @@ async def event(message: Event, deps: Deps) -> list[Message]:
         bundle = await deps.runs.bundle(message.run_id)
     except Retry:  # asked for, not yet begun: `run_started` or `run_queued` brings it along
         return []
-    begins = isinstance(message, RunStarted | RunQueued)
-    if not begins and not bundle.root.is_dir():
+    if not isinstance(message, SpecEvent) and not bundle.root.is_dir():
         log.warning("the bundle is gone; its event file is left alone", bundle=str(bundle.root))
         return []
-    if message.id not in deps.written.get(message.run_id, ()):
+    written = deps.written.get(message.run_id)
+    if written is None or message.id not in written.ids:
         await _catch_up(message.run_id, bundle, deps)
-    if isinstance(message, RunStarted | RunQueued):
+    if isinstance(message, SpecEvent):
         write_config(bundle, message.run_id, message.spec)
     elif isinstance(message, GateDecided):
         await _export(message, bundle, deps)
-    elif isinstance(message, RunFinished):
-        await _keep_page(message, bundle, deps)
     return []
 
 
@@ -82,11 +89,13 @@ async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
     if story is None:
         raise Retry(f"the events of run {message.run_id} have no run_started yet")
     outcome = Outcome(message.outcome, message.reason, message.degraded)
-    if (gone := _gone(bundle, records)) is None:
+    begun = any(isinstance(record.message, ChunkDone | InferenceDone) for record in records)
+    gone = bundle.gone() if begun else None
+    if gone is None:
         await _catch_up(message.run_id, bundle, deps)
         found = await asyncio.to_thread(lambda: list(write(bundle, story, outcome, message.kinds)))
     else:
-        found = [Written(kind, None, gone) for kind in message.kinds]
+        found = [Report(kind, None, gone) for kind in message.kinds]
     answers = [
         ReportWritten(
             run_id=message.run_id,
@@ -101,12 +110,6 @@ async def write_reports(message: WriteReports, deps: Deps) -> list[Message]:
     return [answer for answer in answers if not _holds(records, answer)]
 
 
-def _gone(bundle: Bundle, records: list[Recorded]) -> str | None:
-    """Why nothing is written where the bundle should be; none if it is there, or is yet to be made."""
-    worked = any(isinstance(record.message, ChunkDone | InferenceDone) for record in records)
-    return f"the run's bundle is not at {bundle.root}" if worked and not bundle.root.is_dir() else None
-
-
 def _holds(records: list[Recorded], answer: ReportWritten) -> bool:
     return any(record.message.id == answer.id for record in records)
 
@@ -114,23 +117,30 @@ def _holds(records: list[Recorded], answer: ReportWritten) -> bool:
 async def _catch_up(run_id: str, bundle: Bundle, deps: Deps) -> None:
     async with deps.writing:
         missing = await deps.bus.events(run_id, after=last_sequence(bundle.events))
+        if any(isinstance(each, RunFinished) for each in _messages(missing)):
+            await _keep_page(
+                run_id, bundle, deps
+            )  # first: who waits for the end in the file has all files then
         append_events(bundle.events, missing)
         if missing:
-            deps.written[run_id] = {record.message.id for record in missing}
-        gates = (record.message for record in missing if isinstance(record.message, GateDecided))
-        deps.gates.update({(run_id, gate.stage): gate.id for gate in gates})
+            before = deps.written.get(run_id)
+            gates = dict(before.gates) if before is not None else {}
+            gates |= {each.stage: each.id for each in _messages(missing) if isinstance(each, GateDecided)}
+            deps.written.put(run_id, Written(frozenset(each.id for each in _messages(missing)), gates))
+
+
+def _messages(records: Iterable[Recorded]) -> Iterator[Message]:
+    return (record.message for record in records)
 
 
 async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
     """The history as it counts at a gate; that of a later gate, which is on its way, says all it says."""
-    if gate.stage == "inference" or deps.gates.get((gate.run_id, gate.stage), gate.id) != gate.id:
+    written = deps.written.get(gate.run_id)
+    newest = written.gates.get(gate.stage, gate.id) if written is not None else gate.id
+    if gate.stage == "inference" or newest != gate.id:
         return
-    story = tell(await deps.bus.events(gate.run_id))
-    if story is None:
-        return
-    pieces = lineage(story.of(gate.stage))
     try:
-        await asyncio.to_thread(write_gate_export, bundle, gate.run_id, gate.stage, pieces)
+        await asyncio.to_thread(_write_export, bundle, gate.run_id, gate.stage)
     except (
         OSError,
         WorldloopError,
@@ -138,12 +148,17 @@ async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
         log.warning("no history export", problem=str(error))
 
 
-async def _keep_page(end: RunFinished, bundle: Bundle, deps: Deps) -> None:
-    """The page as one file; of the events up to this end, so that it is the same when the end comes again."""
-    records = await deps.bus.events(end.run_id)
-    ends = [place for place, record in enumerate(records) if record.message.id == end.id]
+def _write_export(bundle: Bundle, run_id: str, stage: Stage) -> None:
+    story = tell(read_journal(bundle.events))  # caught up with a moment ago, and nearer than the server
+    if story is not None:
+        write_gate_export(bundle, run_id, stage, lineage(story.of(stage)))
+
+
+async def _keep_page(run_id: str, bundle: Bundle, deps: Deps) -> None:
+    """The page of a run that has ended, as one file."""
+    records = await deps.bus.events(run_id)
     try:
-        await asyncio.to_thread(write_page, bundle, records[: ends[0] + 1] if ends else records)
+        await asyncio.to_thread(write_page, bundle, records)
     except (OSError, WorldloopError) as error:  # nothing waits for it, and `worldloop report` writes it again
         log.warning("no page as a file", problem=str(error))
 

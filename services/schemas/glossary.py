@@ -11,7 +11,7 @@ from shared.events import VERSION, Message
 
 _HEAD = f"""# Messages
 
-Made by `worldloop schema --into docs/schemas` from the models in `shared/events.py`; version {VERSION}.
+Made by `worldloop schema --into docs/schemas` from the models in `shared/events/`; version {VERSION}.
 The same for programs: `asyncapi.json`, with a JSON Schema of each; `worldloop schema NAME --json` prints one
 that is complete in itself. A new field with a default keeps the version; it rises when a field goes away or
 changes its meaning. Paths are relative to the bundle.

@@ -34,6 +34,7 @@ from shared.events import (
     StopChunk,
     StopRun,
     Telemetry,
+    TrainerStarted,
     TrainProgress,
     WriteReports,
 )
@@ -59,6 +60,7 @@ FOLLOWED: Mapping[Party, tuple[type[Message], ...]] = {
     "gatekeeper": (Event, Heartbeat, TrainProgress),
     "monitor": (Heartbeat, TrainProgress),
     "reporter": (Telemetry,),
+    "trainer": (TrainerStarted, Heartbeat),
 }
 """What is read besides, without taking it from anyone."""
 _PAGE_ASKS = (PauseRun, ResumeRun, StopRun, RetuneRun)
@@ -88,14 +90,18 @@ def receivers(message: type[Message]) -> tuple[Party, ...]:
     return tuple(party for party in PARTIES if party in handling | following)
 
 
-def consumers() -> list[Consumer]:
-    """The durable consumers of all services, but those of notifications, which each have their own."""
+def consumers(node_rank: int = 0) -> list[Consumer]:
+    """The durable consumers of all services, but those of notifications, which each have their own.
+
+    Args:
+        node_rank: The host; others than 0 are further hosts of services that run on several.
+    """
     found = []
-    for service, bases in HANDLED.items():
+    for service, bases in (ON_NODES if node_rank else HANDLED).items():
         taken = [cls for cls in MESSAGES.values() if issubclass(cls, bases)]
         events = tuple(sorted(cls.name for cls in taken if issubclass(cls, Event)))
         if any(issubclass(cls, Command) for cls in taken):
-            found.append(Consumer(service, "command", ack_wait_sec=ACK_WAIT_SEC))
+            found.append(Consumer(service, "command", ack_wait_sec=ACK_WAIT_SEC, node_rank=node_rank))
         if events:
-            found.append(Consumer(service, "event", events, ack_wait_sec=ACK_WAIT_SEC))
+            found.append(Consumer(service, "event", events, ack_wait_sec=ACK_WAIT_SEC, node_rank=node_rank))
     return found

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import dataclass, field
 
 from services.trainer.config import Policy
+from services.trainer.core import ends
 from services.trainer.core.checkout import launch
 from services.trainer.core.launch import world_size
 from services.trainer.core.ledger import Key
@@ -14,6 +16,8 @@ from services.trainer.wire import Finished
 from shared.bundle import Bundle
 from shared.config import StageConfig
 from shared.events import ChunkEnd, ChunkPlan, RunId, RunSpec
+
+MEGABYTE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -60,6 +64,20 @@ class Chunk:
         if problem is None and named and not any((root / path).is_dir() for path in named):
             problem = f"{root} has no {' and no '.join(named)} to go on from: bring back what was taken away"
         return problem and f"{problem}. Then go on with: worldloop train --resume {self.run_id}"
+
+    def disk_problem(self) -> str | None:
+        """Why it cannot be launched where there is too little room; none if there is enough."""
+        free, wanted = shutil.disk_usage(self.bundle.root).free // MEGABYTE, self.policy.min_free_disk_mb
+        if free >= wanted:
+            return None
+        return (
+            f"only {free} MB are free under {self.bundle.root}, and a chunk starts with at least {wanted}: "
+            "make room, or lower trainer.min_free_disk_mb in policy.yaml"
+        )
+
+    def death(self, exit_code: int | None, stderr: str, *, oom_killed: bool) -> ends.Death:
+        """Why a launch of it is gone; see `ends.death`."""
+        return ends.death(exit_code, stderr, oom_killed=oom_killed, several_hosts=self.config.nnodes > 1)
 
     @property
     def ranks(self) -> int:

@@ -19,6 +19,7 @@ from services.trainer.core.groups import requirements
 from services.trainer.core.launch import device
 from services.trainer.group import Group
 from services.trainer.guard import Guard
+from services.trainer.outputs import output_file
 from services.trainer.wire import Run
 from shared.bus.protocol import Bus
 from shared.events import NO_RUN
@@ -64,9 +65,8 @@ class Crew:
             return warm, True
         await self.end()
         await self.sweep(chunk, "alive before a new training launcher")
-        host = f"_node_{self._settings.node_rank}" if self._settings.node_rank else ""
-        name = f"{run.plan.stage}_attempt_{run.plan.attempt:04d}_launch_{run.launch}{host}.log"
-        log_file = chunk.bundle.logs / "training" / name
+        log_file = output_file(chunk.bundle, run.plan, run.launch, self._settings.node_rank)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         async with self._changing:
             if device(chunk.config) == "cuda":
                 await gpu_memory.freed(self._ended)

@@ -7,7 +7,6 @@ import contextlib
 import hmac
 import os
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -21,8 +20,8 @@ import services
 from services.trainer import processes
 from services.trainer.config import Policy
 from services.trainer.core.groups import requirements
-from services.trainer.core.guarding import ATTEMPT, RUN, STACK
-from services.trainer.core.launch import command, device, local_ranks, tuning, world_size
+from services.trainer.core.launch import command, device, local_ranks, world_size
+from services.trainer.launcher import Launched, Launcher, launch, scratch_for
 from services.trainer.meeting import interfaces, meeting_of
 from services.trainer.wire import (
     CACHE,
@@ -46,7 +45,6 @@ from shared.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-TAIL_BYTES = 64 << 10
 PARTING_SEC = 10.0
 """How long ranks may take to notice that those of another host are gone."""
 LOOPBACK = "127.0.0.1"
@@ -65,19 +63,13 @@ class Gone:
     """A checkout's script counts its updates another way than was thought; that is known now."""
 
 
-class Group:
+class Group(Launcher):
     """One launcher and its ranks on this host. Make it with `launch`; after `Gone` or `end` it is used up."""
 
-    def __init__(
-        self, run: Run, policy: Policy, process: asyncio.subprocess.Process, log_file: Path, scratch: Path
-    ) -> None:
-        config = StageConfig.recorded(run.plan.parameters)
-        self.run_id, self.requirements = run.run_id, requirements(run.run_id, run.plan)
-        self.world_size, self.device = world_size(config), device(config)
-        self.policy, self.idle_since = policy, time.monotonic()
-        self._process, self._log_file, self._scratch = process, log_file, scratch
-        self._offset = 0
-        self._exit = asyncio.ensure_future(process.wait())
+    def __init__(self, run: Run, policy: Policy, launched: Launched) -> None:
+        super().__init__(run, policy, launched)
+        self.requirements = requirements(run.run_id, run.plan)
+        self.world_size = world_size(StageConfig.recorded(run.plan.parameters))
         self._listening: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -103,60 +95,36 @@ class Group:
         config = StageConfig.recorded(run.plan.parameters)
         meeting, ranks = await meeting_of(run, config, settings.node_rank), local_ranks(config)
         token = secrets.token_hex(16)
-        scratch = scratch_of(settings) / token[:8]
-        for folder in (log_file.parent, scratch):
-            folder.mkdir(parents=True, exist_ok=True)
         connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         server = await asyncio.start_server(lambda r, w: connected.put_nowait((r, w)), LOOPBACK, 0)
         port = server.sockets[0].getsockname()[1]
-        with log_file.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command(sys.executable, ranks, meeting),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    **tuning(device(config), ranks, cores()),
-                    **interfaces(meeting),
-                    **_environment(run, settings, scratch),
-                    CONTROL: f"{port}:{token}",
-                    DEVICE: device(config),
-                },
-            )
-        group = cls(run, policy, process, log_file, scratch)
+        code = str(Path(services.__file__).parents[1])
+        environment = {
+            **interfaces(meeting),
+            CONTROL: f"{port}:{token}",
+            DEVICE: device(config),
+            CACHE: str(settings.cache_dir),
+            "PYTHONPATH": os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH")))),
+        }
+        words, scratch = command(sys.executable, ranks, meeting), scratch_for(settings)
+        try:
+            launched = await launch(words, run, settings, log_file, scratch, environment, ranks=ranks)
+        except OSError:
+            server.close()
+            raise
+        group = cls(run, policy, launched)
         group._server = server
         group._listening = asyncio.create_task(group._listen(connected, token))
         return group
 
-    @property
-    def pid(self) -> int:
-        """The launcher's."""
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether the launcher lives."""
-        return not self._exit.done()
-
-    @property
-    def exit_code(self) -> int | None:
-        """The launcher's; none while it lives."""
-        return self._exit.result() if self._exit.done() else None
-
     def hand(self, run: Run) -> None:
         """Give it a plan; `finish` waits for its end."""
-        self._offset = self._log_file.stat().st_size
+        self._read_from = self._launched.log_file.stat().st_size
         self._send(run)
 
     def stop(self) -> None:
         """Ask it to end the plan after the current update, with a checkpoint."""
         self._send(Stop())
-
-    def on_exit(self, call: Callable[[], None]) -> None:
-        """Have something called when its launcher ends."""
-        self._exit.add_done_callback(lambda _: call())
 
     def lose(self) -> None:
         """Another host's part is gone: it cannot finish, whatever it is doing."""
@@ -213,29 +181,18 @@ class Group:
         """
         if exit_grace_sec is None:
             exit_grace_sec = self.policy.exit_grace_sec
-        launcher = processes.alive([self.pid]) if self.alive else []
-        members = processes.tree([*self._members, *launcher])
+        members = self._with_all(self._members)
         if self.alive and exit_grace_sec > 0:
             self._send(Exit())
             await asyncio.wait({self._exit}, timeout=exit_grace_sec)
         if self._writer is not None:
             self._writer.close()
-        if survivors := await processes.end(members, self.policy.kill_grace_sec):
-            log.error("training processes could not be ended", pids=[each.pid for each in survivors])
-        await asyncio.shield(self._exit)
+        await self._end(members)
         if self._listening is not None:
             self._listening.cancel()
         if self._server is not None:
             self._server.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
         return {self.pid, *(each.pid for each in self._members), *(each.pid for each in members)}
-
-    def stderr(self) -> str:
-        """The end of what launcher and ranks wrote since the last plan was handed over."""
-        with self._log_file.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(self._offset, size - TAIL_BYTES))
-            return stream.read().decode(errors="replace")
 
     async def _next(self, timeout_sec: float) -> Report | Gone | None:
         if self._reports.empty():
@@ -274,28 +231,3 @@ class Group:
                     self._reports.put_nowait(REPORT.validate_json(text))
                 except ValueError as error:
                     log.error("the training process said something that is no report", problem=str(error))  # noqa: TRY400
-
-
-def scratch_of(settings: Settings) -> Path:
-    """Where training processes put their temporary files, a directory for each group."""
-    return settings.state_dir / "tmp"
-
-
-def _environment(run: Run, settings: Settings, scratch: Path) -> dict[str, str]:
-    """Marks that say whose processes these are, and places to write to."""
-    code = str(Path(services.__file__).parents[1])
-    return {
-        STACK: str(settings.state_dir),
-        RUN: run.run_id,
-        ATTEMPT: f"{run.plan.stage}/{run.plan.attempt}",
-        "RUN_BUNDLE_ROOT": run.bundle,
-        CACHE: str(settings.cache_dir),
-        "TMPDIR": str(scratch),
-        "PYTHONPATH": os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH")))),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

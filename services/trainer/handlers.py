@@ -58,7 +58,8 @@ HANDLERS: Mapping[type[Message], Handler[Any, Trainer]] = {
 
 async def join(command: JoinChunk, node: Node) -> list[Message]:
     """Start this host's part of a launch; acked once `node_joined` is durable."""
-    return [await node.join(command)]
+    answer = await node.join(command)
+    return [] if answer is None else [answer]
 
 
 async def leave(event: ChunkDone | RunPaused | RunFinished, node: Node) -> list[Message]:

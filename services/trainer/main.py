@@ -8,27 +8,35 @@ from typing import Any
 
 from services.trainer.alone import alone
 from services.trainer.core.ledger import Ledger
-from services.trainer.group import scratch_of
 from services.trainer.handlers import HANDLERS, ON_NODES
+from services.trainer.launcher import scratch_of
 from services.trainer.node import Node
 from services.trainer.trainer import Trainer
+from services.trainer.turn import Turn
 from shared.bus.protocol import Bus
 from shared.service import App, Jobs, run
 from shared.settings import Settings
 
 
 async def bootstrap(bus: Bus, settings: Settings) -> App[Any]:
-    """Wire the service; a chunk that an earlier trainer left is taken up once it serves."""
+    """Wire the service in its turn; a chunk that an earlier trainer left is taken up once it serves."""
     shutil.rmtree(scratch_of(settings), ignore_errors=True)  # of groups whose trainer was killed
-    jobs = Jobs(bus)
+    jobs, turn = Jobs(bus), Turn(bus, settings)
     if rank := settings.node_rank:
+        await turn.take()
         node = Node(bus, settings, jobs)
-        return App("trainer", node, ON_NODES, background=[node.watch], jobs=jobs, node_rank=rank)
+        return App("trainer", node, ON_NODES, background=[node.watch, turn.keep], jobs=jobs, node_rank=rank)
     ledger = Ledger()
-    async for record in bus.past():
-        ledger.take(record)
+    await _read(bus, ledger)
+    await turn.take()
+    await _read(bus, ledger)  # what came meanwhile; all of it would take time in which no heartbeat is sent
     trainer = Trainer(bus, settings, ledger.complete(), jobs)
-    return App("trainer", trainer, HANDLERS, background=[trainer.watch], jobs=jobs)
+    return App("trainer", trainer, HANDLERS, background=[trainer.watch, turn.keep], jobs=jobs)
+
+
+async def _read(bus: Bus, ledger: Ledger) -> None:
+    async for record in bus.past(after=ledger.read):
+        ledger.take(record)
 
 
 def main() -> None:

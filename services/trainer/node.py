@@ -21,7 +21,18 @@ from services.trainer.group import Gone
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bus.protocol import Bus
 from shared.errors import ConfigurationError
-from shared.events import JoinChunk, Message, NodeEvent, NodeJoined, NodeLost, RunId
+from shared.events import (
+    ChunkDone,
+    ChunkStarted,
+    JoinChunk,
+    Message,
+    NodeEvent,
+    NodeJoined,
+    NodeLost,
+    RunFinished,
+    RunId,
+    RunPaused,
+)
 from shared.service import Jobs, Runs
 from shared.settings import Settings
 
@@ -32,18 +43,21 @@ class Node:
     """This host's part of whatever launch is the newest.
 
     Args:
-        bus: Where `launcher_killed` goes.
+        bus: Where `launcher_killed` goes, and where the log says which launches are over.
         settings: Of this service.
         jobs: Where its group is watched.
     """
 
     def __init__(self, bus: Bus, settings: Settings, jobs: Jobs) -> None:
-        self._settings, self._jobs = settings, jobs
+        self._bus, self._settings, self._jobs = bus, settings, jobs
         self._runs, self._crew = Runs(bus, settings), Crew(bus, settings)
         self._joined: JoinChunk | None = None
 
-    async def join(self, call: JoinChunk) -> NodeEvent:
+    async def join(self, call: JoinChunk) -> NodeEvent | None:
         """Start this host's part of a launch in place of any other; once, however often it is called.
+
+        Returns:
+            That it was started, or why not; none if the launch is over: nobody would come to meet this part.
 
         Raises:
             Retry: The run is not in the log yet.
@@ -51,6 +65,9 @@ class Node:
         chunk = await self._open(call)
         if self._joined == call and self._crew.group is not None:
             return NodeJoined(**_about(call, self._crew.group.pid))
+        at_work = await self._at_work(call.run_id)
+        if at_work is None or not _is_of(at_work, call):
+            return None
         self._joined = None
         await self._crew.end(exit_grace_sec=0.0)
         if not chunk.bundle.root.is_dir():
@@ -66,8 +83,12 @@ class Node:
         return NodeJoined(**_about(call, group.pid))
 
     async def leave(self, run_id: RunId) -> None:
-        """End this host's part if it is of this run: node 0's is over, and its ranks leave by themselves."""
-        if self._joined is not None and self._joined.run_id == run_id:
+        """End this host's part if it is of this run, and node 0's is over.
+
+        What is heard late may be of a launch before.
+        """
+        ours = self._joined is not None and self._joined.run_id == run_id
+        if ours and await self._at_work(run_id) is None:
             self._joined = None
             await self._crew.end()
 
@@ -79,6 +100,17 @@ class Node:
         finally:
             self._joined = None
             await self._crew.end(exit_grace_sec=0.0)
+
+    async def _at_work(self, run_id: RunId) -> ChunkStarted | None:
+        """The newest launch of a run, as far as the log does not say that it is over."""
+        started = await self._bus.last_event(run_id, ChunkStarted.name)
+        if started is None or not isinstance(started.message, ChunkStarted):
+            return None
+        for end in (ChunkDone, RunPaused, RunFinished):
+            last = await self._bus.last_event(run_id, end.name)
+            if last is not None and last.sequence > started.sequence:
+                return None
+        return started.message
 
     async def _open(self, call: JoinChunk) -> Chunk:
         spec, bundle = await self._runs.spec(call.run_id), await self._runs.place(call.run_id)
@@ -98,7 +130,7 @@ class Node:
         await self._crew.end(exit_grace_sec=0.0)
         if end.exit_code == 0:
             return []  # the launch is over: its ranks left
-        death = ends.death(end.exit_code, end.stderr, oom_killed=oom_killed, several_hosts=True)
+        death = chunk.death(end.exit_code, end.stderr, oom_killed=oom_killed)
         log.warning("this host's part is gone", exit_code=end.exit_code, death=death)
         stderr = ends.last_words(end.stderr, oom_killed=oom_killed and death == "oom")
         return [_lost(call, group.pid, end, death, stderr)]
@@ -115,6 +147,11 @@ def _run(call: JoinChunk, chunk: Chunk) -> Run:
         resume_from=None,
         resume_step=call.plan.start_step,
     )
+
+
+def _is_of(started: ChunkStarted, call: JoinChunk) -> bool:
+    launch = started.stage, started.attempt, started.launch
+    return launch == (call.plan.stage, call.plan.attempt, call.launch)
 
 
 def _about(call: JoinChunk, pid: int) -> dict[str, object]:

@@ -14,8 +14,8 @@ from shared.bus.protocol import Bus
 from shared.config import StageConfig
 from shared.events import ChunkPlan, JoinChunk, NodeEvent, NodeJoined, NodeLost, RunId
 
-WORD_SEC = 10.0
-"""How long to wait for what the other hosts saw of a launch's end."""
+WORD_SEC = 4.0
+"""How long to wait for what the other hosts saw of a launch's end: recovery begins within 5 s of a death."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class Party:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._launch: tuple[str, str, int, int] | None = None
-        self._ranks: set[int] = set()
+        self._calls: dict[int, JoinChunk] = {}
         self._joined: set[int] = set()
         self._lost: dict[int, NodeLost] = {}
         self._changed = asyncio.Event()
@@ -38,15 +38,21 @@ class Party:
     @property
     def complete(self) -> bool:
         """Whether all have joined."""
-        return self._joined == self._ranks
+        return self._calls.keys() <= self._joined
 
-    async def call(self, run_id: RunId, plan: ChunkPlan, launch: int) -> None:
-        """Ask every other host of the plan to start its part of a launch."""
+    def begin(self, run_id: RunId, plan: ChunkPlan, launch: int) -> None:
+        """A launch begins: what was said of those before it is forgotten, and not heard any more."""
         self._launch = (run_id, plan.stage, plan.attempt, launch)
-        self._ranks = set(range(1, StageConfig.recorded(plan.parameters).nnodes))
+        self._calls = {
+            rank: JoinChunk(run_id=run_id, plan=plan, launch=launch, node_rank=rank)
+            for rank in range(1, StageConfig.recorded(plan.parameters).nnodes)
+        }
         self._joined, self._lost = set(), {}
-        for rank in sorted(self._ranks):
-            await self._bus.publish(JoinChunk(run_id=run_id, plan=plan, launch=launch, node_rank=rank))
+
+    async def call(self) -> None:
+        """Ask every other host to start its part of the launch."""
+        for join in self._calls.values():
+            await self._bus.publish(join)
 
     def heard(self, event: NodeEvent) -> bool:
         """Note what a host says; whether it is of the newest launch."""
@@ -74,7 +80,7 @@ class Party:
             False when given up, or when one of them is lost already.
         """
         if not self.complete:
-            log.info("waiting for other hosts", nodes=sorted(self._ranks - self._joined))
+            log.info("waiting for other hosts", nodes=sorted(self._calls.keys() - self._joined))
         await self._until(lambda: self.complete or bool(self._lost) or given_up())
         return self.complete and not self._lost
 
@@ -97,7 +103,8 @@ class Party:
 
     def _explained(self) -> bool:
         """Whether a host knows a reason of its own, or all have spoken."""
-        return self._lost.keys() == self._ranks or any(each.death != "peer" for each in self._lost.values())
+        knows = any(each.death != "peer" for each in self._lost.values())
+        return knows or self._lost.keys() == self._calls.keys()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 
 import structlog
 from pydantic import ValidationError
@@ -31,7 +30,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 WATCH_SEC = 1.0
 ABSENT_SEC = 2.0
 """Pause before a launch that follows one for which not all hosts came."""
-MEGABYTE = 1 << 20
 
 
 class Trainer:
@@ -188,7 +186,7 @@ class Trainer:
                 return Outcome("completed", step, await self._end_group_after(chunk))
             if chunk.stop_asked:
                 return Outcome("stopped", step, await self._crew.end())
-            if (problem := _disk_problem(chunk)) is not None:
+            if (problem := chunk.disk_problem()) is not None:
                 return Outcome("runtime_error", step, await self._crew.end(), stderr=problem)
             relaunches, best = (relaunches, best) if step <= best else (0, step)
             oom_kills = host_memory.oom_kills()
@@ -208,7 +206,8 @@ class Trainer:
             oom_killed = host_memory.rose(oom_kills)
             if chunk.stop_asked:
                 continue  # a stop that was asked for is no failure
-            death, stderr = await self._party.verdict(_death(chunk, end, oom_killed=oom_killed), end.stderr)
+            own = "killed" if end.hung else chunk.death(end.exit_code, end.stderr, oom_killed=oom_killed)
+            death, stderr = await self._party.verdict(own, end.stderr)
             log.warning("the process group is gone", hung=end.hung, exit_code=end.exit_code, death=death)
             if death == "failed":
                 self._inventory.forget()  # what it could not use may be broken, though it looks as it did
@@ -242,6 +241,8 @@ class Trainer:
             resume_step=step,
         )
         group, warm = await self._crew.ready_for(chunk, run)
+        if not warm:  # at once: from now on the launch before it has nothing to say to this group
+            self._party.begin(chunk.run_id, chunk.plan, chunk.launches)
         chunk.launcher_pid = group.pid
         begun = Begun(chunk.run_id, chunk.plan, chunk.launches, chunk.since, group.pid)
         self._ledger.begin(begun)
@@ -252,7 +253,7 @@ class Trainer:
             group.stop()
         async with self._crew.guarded(chunk):
             if not warm:
-                await self._party.call(chunk.run_id, chunk.plan, chunk.launches)
+                await self._party.call()
             end = await self._finish(chunk, group)
         if isinstance(end, Gone):
             if self._closing:
@@ -299,20 +300,3 @@ class Trainer:
         await self._inventory.delete(
             chunk.bundle, disposable(found, keep_last=chunk.policy.keep_last, keep=keep)
         )
-
-
-def _death(chunk: Chunk, end: Gone, *, oom_killed: bool) -> ends.Death:
-    if end.hung:
-        return "killed"
-    several = chunk.config.nnodes > 1
-    return ends.death(end.exit_code, end.stderr, oom_killed=oom_killed, several_hosts=several)
-
-
-def _disk_problem(chunk: Chunk) -> str | None:
-    free, wanted = shutil.disk_usage(chunk.bundle.root).free // MEGABYTE, chunk.policy.min_free_disk_mb
-    if free >= wanted:
-        return None
-    return (
-        f"only {free} MB are free under {chunk.bundle.root}, and a chunk starts with at least {wanted}: "
-        "make room, or lower trainer.min_free_disk_mb in policy.yaml"
-    )

@@ -32,7 +32,7 @@ WRONG_LAST_SEQUENCE = 10071
 """The server's code for a failed expectation of the last sequence."""
 PAGE = 1024
 """Messages of the past that are in memory at a time."""
-BEHIND = 4096
+BEHIND = 1024
 """Readings that wait for a follower who does not keep up; what comes then is lost to it."""
 AT_ONCE = 100
 """Messages of the past that are decoded before others get their turn."""

@@ -21,6 +21,8 @@ from shared.events import as_document, schema_urn, subject
 
 TAIL_BYTES = 64 * 1024
 """What is looked at first to find the last line."""
+MOST_IN_LINE = 16 * 1024 * 1024
+"""Characters of a line; a message has at most 8 MB."""
 
 
 def as_cloudevent(recorded: Recorded) -> dict[str, Any]:
@@ -71,11 +73,16 @@ def read_journal(path: Path) -> list[Recorded]:
         BundleError: The file is missing, or a line is no event; names the line.
     """
     found: list[Recorded] = []
+    if path.exists() and not path.is_file():
+        raise BundleError(f"{path}: the run's events cannot be read (it is no file)")
     try:
         with path.open(encoding="utf-8", newline="\n") as stream:
-            for number, line in enumerate(stream, start=1):
+            lines = iter(lambda: stream.readline(MOST_IN_LINE), "")
+            for number, line in enumerate(lines, start=1):
                 if line.endswith("\n"):
                     found.append(_from_line(path, number, line))
+                elif len(line) == MOST_IN_LINE:
+                    raise BundleError(f"{path}, line {number}: no event has {MOST_IN_LINE >> 20} MB")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: the run's events cannot be read ({error})") from None
     return found
@@ -120,5 +127,5 @@ def last_line(stream: BinaryIO, *, before: int | None = None) -> tuple[int, byte
         stream.seek(size - length)
         block = stream.read(length)
         found = block[:-1].rfind(b"\n")
-        if found >= 0 or length == size:
+        if found >= 0 or length == size or length >= MOST_IN_LINE:
             return size - length + found + 1, block[found + 1 :]

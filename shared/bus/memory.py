@@ -38,6 +38,8 @@ class Broker:
     """The same of consumers of events -> event names they want."""
     sequences: dict[str, int] = field(default_factory=dict)
     """`ce-id` -> sequence, for deduplication."""
+    last: int = 0
+    """The highest sequence."""
     listeners: list[asyncio.Queue[tuple[int, Envelope]]] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,7 +52,7 @@ class Broker:
             return known
         sequence = 0
         if kind != "telemetry":
-            sequence = self.sequences[envelope.headers["ce-id"]] = len(self.sequences) + 1
+            sequence = self.sequences[envelope.headers["ce-id"]] = self.last = self.last + 1
         if kind == "command":
             service, _, *host = name
             queue = "-".join((f"{service}-commands", *(f"node-{rank}" for rank in host)))

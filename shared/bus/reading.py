@@ -20,14 +20,16 @@ PULL_SEC = 1.0
 BATCH = 256
 """Messages per pull while reading the past."""
 IDLE_SEC = 30.0
-"""The server forgets a reader that has not pulled for so long."""
+"""The server forgets a follower that has not pulled for so long."""
+READ_SEC = 5.0
+"""The same of who reads the past, without a pause: each reader costs the server some 100 KB until then."""
 
 
 async def read_all(
     connection: Connection, stream: str, subject: str, after: int, most: int | None = None
 ) -> list[Any]:
     """The messages of a subject with a sequence above `after`, so far; of more than `most`, the first."""
-    subscription, pending = await _reader(connection, stream, subject, after)
+    subscription, pending = await _reader(connection, stream, subject, after, READ_SEC)
     pending = pending if most is None else min(pending, most)
     try:
         found: list[Any] = []
@@ -49,7 +51,7 @@ async def follow_events(connection: Connection, subject: str, after: int) -> Asy
         subscription = None
         try:
             number, delivered = connection.number, 0
-            subscription, pending = await _reader(connection, streams.EVENTS, subject, after)
+            subscription, pending = await _reader(connection, streams.EVENTS, subject, after, IDLE_SEC)
             while number == connection.number:
                 for message in await pull(subscription, min(max(pending, 1), BATCH)):
                     delivered += 1
@@ -75,7 +77,9 @@ def creation(stream: str) -> str:
     return f"$JS.API.CONSUMER.CREATE.{stream}"
 
 
-async def _reader(connection: Connection, stream: str, subject: str, after: int) -> tuple[Any, int]:
+async def _reader(
+    connection: Connection, stream: str, subject: str, after: int, idle_sec: float
+) -> tuple[Any, int]:
     """A reader from a sequence on, and how many messages it has before it."""
     config = ConsumerConfig(
         name=f"reader-{connection.nc.new_inbox().rpartition('.')[2]}",
@@ -84,7 +88,7 @@ async def _reader(connection: Connection, stream: str, subject: str, after: int)
         ack_policy=AckPolicy.NONE,
         filter_subject=subject,
         mem_storage=True,
-        inactive_threshold=IDLE_SEC,
+        inactive_threshold=idle_sec,
         num_replicas=1,
     )
     info = await faithful(connection.js.add_consumer(stream, config))

@@ -40,12 +40,12 @@ STREAMS: tuple[StreamConfig, ...] = (
     ),
     StreamConfig(
         name=TELEMETRY,
-        description="Readings that may be lost: the last hour at most",
+        description="Readings that may be lost: the last hour, of many runs less",
         subjects=["worldloop.*.telemetry.*"],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.MEMORY,
         max_age=3600.0,
-        max_bytes=32 * 2**20,
+        max_bytes=8 * 2**20,
         duplicate_window=DUPLICATE_WINDOW_SEC,
     ),
     StreamConfig(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.bus.protocol import DeadLetter
 from shared.errors import MessageError
-from shared.events import SERVICES, Message, Service, message_class, schema_urn, subject
+from shared.events import SERVICES, Command, Message, Service, message_class, schema_urn, subject
 
 MOST_REASON = 2000
 """Characters of a dead letter's reason: it travels in a header, and may quote what somebody sent."""
@@ -53,6 +53,9 @@ def encode(message: Message, *, source: str, time: datetime) -> Envelope:
 def decode(on_subject: str, data: bytes) -> Message:
     """The message behind the bytes; its subject says which class it has.
 
+    Facts and readings stay readable for other versions: fields that this one does not know, of a later one or
+    long gone, are left out. Of a command every word counts.
+
     Raises:
         MessageError: No message of ours; names the subject, the field and the problem.
     """
@@ -60,7 +63,7 @@ def decode(on_subject: str, data: bytes) -> Message:
     if cls is None:
         raise MessageError(f"{on_subject}: no message of worldloop has this subject")
     try:
-        message = cls.model_validate_json(data)
+        message = cls.model_validate_json(data, extra="forbid" if issubclass(cls, Command) else "ignore")
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"

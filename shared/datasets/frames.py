@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.config import TrainingConfig
-from shared.datasets.mapping import Frames, fingerprint, map_frames, open_frames
+from shared.datasets.mapping import Frames, dataset_in, fingerprint, map_frames, open_frames, too_large
 from shared.datasets.names import dataset_path, game_of, stride_of
 from shared.errors import DatasetError
 
@@ -162,12 +162,13 @@ def _held_out(count: int, ratio: float, *, clip: int, window: int) -> int:
 
 
 def _actions(path: Path, dataset: Any) -> npt.NDArray[np.int64] | None:
-    file = dataset.file
-    if "actions" not in file:
+    actions = dataset_in(dataset.file, "actions")
+    if actions is None:
         return None
-    actions = file["actions"]
     if not np.issubdtype(actions.dtype, np.integer) or actions.shape != dataset.shape[:1]:
         raise DatasetError(
             f"{path}: 'actions' is {actions.dtype} {list(actions.shape)}. Expected one integer per frame"
         )
+    if (problem := too_large(actions)) is not None:
+        raise DatasetError(f"{path}: 'actions' {problem}. Get or record it again")
     return np.asarray(actions).astype(np.int64)

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from shared.datasets.mapping import DATASET, Frames, blocks, fingerprint, open_frames
+from shared.datasets.mapping import DATASET, Frames, blocks, dataset_in, fingerprint, open_frames, too_large
 from shared.datasets.names import DEFAULT_FPS, FULL_RATE, game_of, stride_of
 from shared.datasets.progress import Progress
 from shared.datasets.sheet import contact_sheet
@@ -161,9 +160,9 @@ def _errors(passed: _Passes, frames: Any, mean: npt.NDArray[np.float64]) -> dict
 
 
 def _known(file: Any, name: str) -> npt.NDArray[Any] | None:
-    found = file.get(name)
-    small = isinstance(found, h5py.Dataset) and found.size <= len(file[DATASET])
-    return np.asarray(found) if small else None
+    found = dataset_in(file, name)
+    usable = found is not None and np.issubdtype(found.dtype, np.integer) and too_large(found) is None
+    return np.asarray(found) if usable and found.size <= len(file[DATASET]) else None
 
 
 def _stated_rate(file: Any) -> float | None:

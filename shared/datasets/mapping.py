@@ -31,7 +31,7 @@ DATASET = "frames"
 SAMPLED_FRAMES = 64
 MOST_SIDE = 4096
 """Pixels of a frame's height or width; models take 64 or 128."""
-MOST_CHUNK_BYTES = 1 << 30
+MOST_CHUNK_BYTES = 1 << 28
 """Of a piece that is unpacked as a whole."""
 BLOCK_BYTES = 32 << 20
 
@@ -76,9 +76,35 @@ def _cure(path: Path) -> str:
     return f"{got}, or record a game: worldloop data record --env ALE/Riverraid-v5 --frames 4000 --out {path}"
 
 
+def dataset_in(file: Any, name: str) -> Any:
+    """A dataset of an open file whose data lies in that file, none if there is none of that name.
+
+    Raises:
+        DatasetError: It is a link, or its data lies elsewhere: whoever made the file chooses which files of
+            ours are read then.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    found = file[name] if isinstance(link, h5py.HardLink) else None
+    if isinstance(found, h5py.Dataset) and not (found.external or found.is_virtual):
+        return found
+    if isinstance(found, h5py.Group | h5py.Datatype):
+        return None
+    raise DatasetError(f"{file.filename}: '{name}' is a link, or lies in other files. Get or record it again")
+
+
+def too_large(dataset: Any) -> str | None:
+    """Why a dataset cannot be unpacked, none if it can: a piece of it is in memory as a whole."""
+    size = math.prod(dataset.chunks or (1,)) * dataset.dtype.itemsize
+    if size <= MOST_CHUNK_BYTES:
+        return None
+    return f"comes in pieces of {size >> 20} MB, too large to be unpacked"
+
+
 def _checked(path: Path, file: Any) -> Any:
-    frames = file.get(DATASET)
-    if not isinstance(frames, h5py.Dataset):
+    frames = dataset_in(file, DATASET)
+    if frames is None:
         found = ", ".join(sorted(map(str, file))) or "nothing"
         raise DatasetError(
             f"{path}: has no dataset '{DATASET}' (it holds: {found}). Store the video under that name"
@@ -93,19 +119,17 @@ def _checked(path: Path, file: Any) -> Any:
         raise DatasetError(
             f"{path}: frames of {frames.shape[1]} x {frames.shape[2]} pixels. At most {MOST_SIDE} a side"
         )
-    if (problem := _not_whole(file, frames)) is not None:
+    if (problem := _not_whole(frames)) is not None:
         raise DatasetError(f"{path}: '{DATASET}' {problem}. Get or record it again")
     return frames
 
 
-def _not_whole(file: Any, frames: Any) -> str | None:
+def _not_whole(frames: Any) -> str | None:
     """Why the file does not hold the frames it declares, none if it does: a shape alone costs nothing."""
-    if isinstance(file.get(DATASET, getlink=True), h5py.ExternalLink) or frames.external or frames.is_virtual:
-        return "lies in other files, by a link"
     if frames.chunks is None:
         return None if frames.id.get_storage_size() >= frames.nbytes else "is declared, and not there"
-    if math.prod(frames.chunks) > MOST_CHUNK_BYTES:
-        return f"comes in pieces of {math.prod(frames.chunks) >> 20} MB, too large to be unpacked"
+    if (problem := too_large(frames)) is not None:
+        return problem
     declared = math.prod(-(-whole // part) for whole, part in zip(frames.shape, frames.chunks, strict=True))
     stored = frames.id.get_num_chunks()
     return f"has {stored} of the {declared} pieces it declares" if stored < declared else None

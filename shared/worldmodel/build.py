@@ -84,7 +84,9 @@ def model_of(checkpoint: Checkpoint) -> Model:
     Raises:
         CheckpointError: Config and weights do not belong together.
     """
-    model = build_model(checkpoint.stage, config_of(checkpoint))
+    config = config_of(checkpoint)
+    _check_size(checkpoint, config)
+    model = build_model(checkpoint.stage, config)
     load_weights(model, checkpoint)
     return model.eval()
 
@@ -103,12 +105,30 @@ def check_resumable(checkpoint: Checkpoint, config: StageConfig) -> None:
     Raises:
         CheckpointError: Weights or optimizer state do not fit; names what, and the cure.
     """
+    _check_size(checkpoint, config)
     model = build_model(checkpoint.stage, config)
     load_weights(model, checkpoint)
     try:
         restore_optimizer(make_optimizer(model, config), checkpoint.optimizer)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.directory}: {error}") from error
+
+
+def _check_size(checkpoint: Checkpoint, config: StageConfig) -> None:
+    """Refuse a config that wants more weights than the checkpoint has, before memory goes into them.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    there = sum(tensor.numel() for tensor in checkpoint.model.values())
+    blocks = config.num_blocks * config.embed_dim * (config.embed_dim + config.hidden_dim)
+    codes = config.num_bins**config.latent_dim if checkpoint.stage == "dynamics" else 0
+    ends = config.embed_dim * max(codes, config.latent_dim, config.patch_size**2 * (not codes))
+    if (wanted := max(blocks, ends)) > there:
+        raise CheckpointError(
+            f"{checkpoint.directory} does not fit: its weights are {there} numbers, and a model of the "
+            f"configuration has at least {wanted}. Resume with the configuration it was trained with"
+        )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -121,8 +121,10 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """
     ours = optimizer.param_groups
     sizes = [len(group["params"]) for group in ours]
-    theirs = saved.get("param_groups")
-    if not isinstance(theirs, list) or [len(group.get("params", ())) for group in theirs] != sizes:
+    theirs, state = _groups(saved.get("param_groups")), saved.get("state", {})
+    if [len(group["params"]) for group in theirs] != sizes or not _fits(
+        state, [each for group in ours for each in group["params"]]
+    ):
         raise CheckpointError(
             f"the optimizer state does not fit {type(optimizer).__name__} over groups of {sizes} parameters; "
             "resume with the `optimizer` and the architecture the checkpoint was trained with"
@@ -131,4 +133,25 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
         {key: value if key in IMPLEMENTATION else group.get(key, value) for key, value in made.items()}
         for group, made in zip(theirs, ours, strict=True)
     ]
-    optimizer.load_state_dict({"state": saved.get("state", {}), "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _groups(saved: Any) -> list[dict[str, Any]]:
+    """The saved groups of parameters, without what is none."""
+    found = saved if isinstance(saved, list) else []
+    return [group for group in found if isinstance(group, dict) and isinstance(group.get("params"), list)]
+
+
+def _fits(state: Any, parameters: list[nn.Parameter]) -> bool:
+    """Whether a saved state has, for some of the parameters, single numbers and tensors of their shapes."""
+    return isinstance(state, dict) and all(
+        isinstance(number, int)
+        and 0 <= number < len(parameters)
+        and isinstance(values, dict)
+        and all(
+            value.ndim == 0 or value.shape == parameters[number].shape
+            for value in values.values()
+            if isinstance(value, torch.Tensor)
+        )
+        for number, values in state.items()
+    )

@@ -14,9 +14,18 @@ from typing import Any
 from torch import Tensor
 
 from shared.bundle import DIRECTORY_OFFSET
+from shared.config import MOST_ACTIONS
 from shared.errors import CheckpointError
 from shared.worldmodel.build import fresh_optimizer_state
-from shared.worldmodel.checkpoints import FILES, Checkpoint, checked_weights, stage_of, write_file
+from shared.worldmodel.checkpoints import (
+    FILES,
+    Checkpoint,
+    checked_weights,
+    entries,
+    is_index,
+    stage_of,
+    write_file,
+)
 from shared.worldmodel.safe_load import load_file
 
 SUFFIXES = (".pth", ".pt")
@@ -70,8 +79,8 @@ def read_single_file(path: Path, unsaid: Mapping[str, int]) -> Checkpoint:
         step=_step(path, content) + DIRECTORY_OFFSET,
         config=config | filled,
         model=model,
-        optimizer=_first(content, OPTIMIZERS) or {},
-        scheduler=_first(content, SCHEDULERS) or {},
+        optimizer=entries(path, content, *OPTIMIZERS),
+        scheduler=entries(path, content, *SCHEDULERS),
         schedule=None,
         extra={},
     )
@@ -97,7 +106,7 @@ def _first(content: Mapping[str, Any], keys: Iterable[str]) -> Any:
 
 def _step(path: Path, content: Mapping[str, Any]) -> int:
     step = content.get("step")
-    if isinstance(step, int) and step >= 0:
+    if is_index(step):
         return step
     if (named := STEP.search(path.name)) is not None:
         return int(named[1])
@@ -106,5 +115,6 @@ def _step(path: Path, content: Mapping[str, Any]) -> int:
 
 def _told(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """What TinyWorlds, too, reads off the weights where the config leaves it out."""
-    bits = next((tensor.shape[1] for name, tensor in weights.items() if name.endswith(CONDITION)), None)
-    return {} if bits is None else {"n_actions": 2**bits}
+    shapes = (tensor.shape for name, tensor in weights.items() if name.endswith(CONDITION))
+    bits = next((shape[1] for shape in shapes if len(shape) == 2), None)
+    return {"n_actions": 2**bits} if bits is not None and 2 ** min(bits, 64) <= MOST_ACTIONS else {}

@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from tests.unit.gatekeeper.story import configuration, inference_done
 
 RUN = "20260101_000000"
 BACKOFF_SEC = 0.3
+AWAY_SEC = 10.0
+"""Before one of two is started again: the other takes over."""
 PATIENCE_SEC = 900.0
 """Of the loop's own time, within which a run has to end."""
 CHUNKS = {"video_tokenizer": 4, "latent_actions": 4, "dynamics": 4}
@@ -113,8 +115,6 @@ class Plant:
         self.bus = MemoryBus("cli", broker=self.broker)
         self.processes: dict[str, Process] = {}
         self.server = server if server is not None else Server()
-        self.alone = asyncio.Lock()
-        """In place of the file that a trainer locks (`services.trainer.alone`); the kernel lets go of it."""
 
     async def run(self) -> list[Recorded]:
         """Start a run, and wait until it is over and everybody has read of it; what the log says then."""
@@ -163,23 +163,22 @@ class Plant:
         """The supervisor's part."""
         key = f"{name} {number}"
         settings = Settings(
-            state_dir=self.directory / "state",
+            state_dir=self.directory / f"state_{number}",
             cache_dir=self.directory / "cache",
             notify_file=self.directory / "notify.yaml",
         )
         while True:
-            async with self.alone if name == "trainer" else nullcontext():
-                process = self.processes[key] = Process(name, self.fate)
-                bus = MortalBus(process, name, self.broker, self.server)
-                life = process.start(_live(BOOTSTRAPS[name], bus, settings))
-                over = asyncio.create_task(process.over.wait())
-                await asyncio.wait({life, over}, return_when=asyncio.FIRST_COMPLETED)
-                over.cancel()
-                if life.done() and not process.over.is_set() and not life.cancelled():
-                    structlog.get_logger().error("ended by itself", name=name, error=repr(life.exception()))
-                    self.fate.died[name] += 1
-                process.kill()
-            await asyncio.sleep(BACKOFF_SEC)
+            process = self.processes[key] = Process(name, self.fate)
+            bus = MortalBus(process, name, self.broker, self.server)
+            life = process.start(_live(BOOTSTRAPS[name], bus, settings))
+            over = asyncio.create_task(process.over.wait())
+            await asyncio.wait({life, over}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            if life.done() and not process.over.is_set() and not life.cancelled():
+                structlog.get_logger().error("ended by itself", name=name, error=repr(life.exception()))
+                self.fate.died[name] += 1
+            process.kill()
+            await asyncio.sleep(AWAY_SEC if name in self.twice else BACKOFF_SEC)
 
 
 async def _live(

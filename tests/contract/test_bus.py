@@ -38,7 +38,7 @@ def heartbeat(run_id: str = RUN) -> Heartbeat:
 
 async def take(items: AsyncGenerator[T, None], count: int) -> list[T]:
     """The next items; a bus that has none fails the test's time limit."""
-    return [await asyncio.wait_for(anext(items), 20) for _ in range(count)]
+    return [await asyncio.wait_for(anext(items), 60) for _ in range(count)]
 
 
 async def first(bus: Bus, consumer: Consumer = TRAINER) -> Delivery:

@@ -82,9 +82,9 @@ async def test_an_event_that_was_lost_with_the_connection_is_followed_all_the_sa
             await asyncio.sleep(0.1)
             wire.losing = False
             wire.cut()
-            assert (await asyncio.wait_for(waiting, 20)).message == paused(2)
+            assert (await asyncio.wait_for(waiting, 60)).message == paused(2)
             await writer.publish(paused(3))
-            assert (await asyncio.wait_for(anext(events), 20)).message == paused(3)
+            assert (await asyncio.wait_for(anext(events), 60)).message == paused(3)
         await reader.close()
     await writer.close()
 
@@ -96,7 +96,7 @@ async def test_an_append_whose_answer_was_lost_is_no_conflict_with_itself(fresh_
         appending = asyncio.create_task(bus.append(paused(1), after=0))
         await asyncio.sleep(0.1)
         wire.losing = False
-        assert await asyncio.wait_for(appending, 20) == 1
+        assert await asyncio.wait_for(appending, 60) == 1
         assert len(await bus.events()) == 1
         await bus.close()
 
@@ -121,7 +121,7 @@ async def test_a_follower_goes_on_after_the_server_was_killed_without_gaps_or_re
         if ordinal in (10, 20):
             fresh_nats_server.kill()
             fresh_nats_server.start()
-    await asyncio.wait_for(reading, 30)
+    await asyncio.wait_for(reading, 60)
     assert [record.message for record in seen] == [paused(n) for n in range(1, 31)]
     await writer.close()
     await reader.close()
@@ -139,10 +139,10 @@ async def test_what_is_published_while_the_server_is_away_arrives_once(fresh_nat
         await asyncio.sleep(1.5)
         assert not sending.done()
         fresh_nats_server.start()
-        delivery = await asyncio.wait_for(waiting, 30)
+        delivery = await asyncio.wait_for(waiting, 60)
         await delivery.ack()
-        await asyncio.wait_for(sending, 30)
-        assert await asyncio.wait_for(appending, 30) == 1
+        await asyncio.wait_for(sending, 60)
+        assert await asyncio.wait_for(appending, 60) == 1
     assert len(await bus.events()) == 1
     await bus.close()
 
@@ -152,7 +152,7 @@ async def test_the_stream_in_memory_is_made_again_when_the_server_was_killed(fre
     js = bus._connection.js
     fresh_nats_server.kill()
     fresh_nats_server.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(nats.errors.Error):
                 if (await js.stream_info(streams.TELEMETRY)).config.storage == "memory":
@@ -173,7 +173,7 @@ async def test_a_server_that_starts_later_is_waited_for(fresh_nats_server: Any) 
     await asyncio.sleep(0.3)
     assert not connecting.done()
     fresh_nats_server.start()
-    bus = await asyncio.wait_for(connecting, 20)
+    bus = await asyncio.wait_for(connecting, 60)
     assert bus.connected
     await bus.close()
 
@@ -251,6 +251,6 @@ async def test_a_cancellation_that_meets_the_servers_answer_is_not_forgotten(fre
     while not (requests := list(bus._connection.nc._resp_map.values())):  # noqa: ASYNC110 - the client's own business
         await asyncio.sleep(0)
     requests[-1].add_done_callback(lambda _: sending.cancel())
-    await asyncio.wait([sending], timeout=20)
+    await asyncio.wait([sending], timeout=60)
     assert sending.cancelled()
     await bus.close()

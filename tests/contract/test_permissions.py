@@ -23,7 +23,7 @@ from services.schemas.traffic import consumers, senders
 from shared.bus import streams
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.protocol import Consumer
-from shared.errors import BusError, ConfigurationError
+from shared.errors import BusError, ConfigurationError, SequenceConflict
 from shared.events import MESSAGES, SERVICES, Heartbeat, RunPaused, StopChunk
 from tests.conftest import NatsServer, write_keys
 
@@ -33,10 +33,15 @@ VIOLATION = re.compile(r'permissions violation for \w+ to "([^"]+)"', re.IGNOREC
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server with the keys of every user and TLS, for all tests of this module."""
+    """A server with the keys of every user, TLS and the streams, for all tests of this module."""
     directory = tmp_path_factory.mktemp("guarded")
     server = NatsServer(directory, write_keys(directory))
     server.start()
+
+    async def make_streams() -> None:
+        await (await bus_of(server, OPERATOR)).close()
+
+    asyncio.run(make_streams())
     yield server
     server.stop()
 
@@ -52,7 +57,7 @@ def ca(server: NatsServer) -> Path:
 async def bus_of(server: NatsServer, user: str, **given: Any) -> JetStreamBus:
     url = f"tls://127.0.0.1:{server.port}"
     source = "cli" if user in (OPERATOR, OBSERVER) else user
-    settings = {"source": source, "key": key(server, user), "ca": ca(server)} | given
+    settings: dict[str, Any] = {"source": source, "key": key(server, user), "ca": ca(server)} | given
     return await JetStreamBus.connect(settings.pop("url", url), **settings)
 
 
@@ -69,15 +74,13 @@ class Outsider:
 
     async def settled(self) -> None:
         """Wait until the server has answered all that was sent."""
-        await self.client.request("$JS.API.INFO", timeout=10)
+        await self.client.request("$JS.API.INFO", timeout=60)
 
 
 @pytest.fixture
 async def enter(guarded: NatsServer) -> AsyncIterator[Callable[[str], Any]]:
     """Connects as a user: `await enter("trainer")`."""
     entered: list[Outsider] = []
-    first = await bus_of(guarded, OPERATOR)  # the streams
-    await first.close()
 
     async def connect(user: str) -> Outsider:
         outsider = Outsider()
@@ -85,6 +88,7 @@ async def enter(guarded: NatsServer) -> AsyncIterator[Callable[[str], Any]]:
             f"tls://127.0.0.1:{guarded.port}",
             nkeys_seed=str(key(guarded, user)),
             tls=ssl.create_default_context(cafile=str(ca(guarded))),
+            tls_handshake_first=True,
             inbox_prefix=f"_INBOX_{user}",
             error_cb=outsider.note,
         )
@@ -126,7 +130,7 @@ async def test_nobody_deletes_anything_or_touches_the_consumers_of_others(enter:
         verbs = ("STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.RESTORE", "CONSUMER.CREATE")
         subjects += [f"$JS.API.{verb}.{stream.name}" for verb in verbs]
         subjects += [f"$JS.API.CONSUMER.DELETE.{stream.name}.{each.durable}" for each in consumers()]
-    for each in consumers():
+    for each in [*consumers(), *consumers(1), *consumers(permissions.HOSTS - 1)]:
         if each.service != user:
             stream_name = streams.COMMANDS if each.kind == "command" else streams.EVENTS
             place = f"{stream_name}.{each.durable}"
@@ -136,8 +140,10 @@ async def test_nobody_deletes_anything_or_touches_the_consumers_of_others(enter:
             subjects += [f"$JS.API.CONSUMER.CREATE.{place}.worldloop.x", f"$JS.ACK.{place}.1.1.1.1.0"]
     if user not in streams.MAKERS:
         subjects += [f"$JS.API.STREAM.{verb}.{streams.EVENTS}" for verb in ("CREATE", "UPDATE")]
-    if user not in ("trainer", OBSERVER):
-        subjects += [f"$JS.API.CONSUMER.CREATE.{streams.COMMANDS}.own.worldloop.*.command.trainer.*"]
+    subjects += [f"$JS.API.CONSUMER.CREATE.{streams.COMMANDS}.own.worldloop.*.command.trainer.*"]
+    if user != "reporter":  # somebody is told of what the reporter has acked, and of nothing else
+        place = f"{streams.EVENTS}.{Consumer('reporter', 'event', purpose='notify-team').durable}"
+        subjects += [f"$JS.API.CONSUMER.CREATE.{place}", f"$JS.ACK.{place}.1.1.1.1.0"]
     assert await refused(outsider, subjects) == set(subjects)
 
 
@@ -175,27 +181,54 @@ async def test_the_observer_reads_the_past_and_hears_what_is_new_and_makes_no_co
     await observer.settled()
     event = RunPaused(run_id=run, by="operator", reason="lunch", ordinal=1)
     sequence = await gatekeeper.append(event, after=0)
-    js = observer.client.jetstream(timeout=1)
+    js = observer.client.jetstream()
     past = await js.get_msg(streams.EVENTS, seq=1, subject=f"worldloop.{run}.event.*", next=True)
     assert (past.seq, past.data) == (sequence, event.model_dump_json().encode())
-    assert (await news.next_msg(timeout=5)).data == past.data
+    assert (await news.next_msg(timeout=60)).data == past.data
     config = ConsumerConfig(name="mine", filter_subject="worldloop.*.event.*")
     with pytest.raises(TimeoutError):
         await observer.client.jetstream(timeout=0.3).add_consumer(streams.EVENTS, config)
     await gatekeeper.close()
 
 
-async def test_the_servers_answers_on_our_subjects_are_no_messages(guarded: NatsServer, enter: Any) -> None:
+async def test_what_the_observer_has_answered_on_our_subjects_arrives_nowhere(
+    guarded: NatsServer, enter: Any
+) -> None:
     """JetStream answers wherever a request says, also where the asker may not publish."""
     run = "20260104_000000"
-    observer, gatekeeper = await enter(OBSERVER), await bus_of(guarded, "gatekeeper")
-    for request in ("$JS.API.INFO", f"$JS.API.STREAM.INFO.{streams.EVENTS}"):
-        await observer.client.publish(request, b"", reply=f"worldloop.{run}.event.run_resumed")
+    observer, operator = await enter(OBSERVER), await enter(OPERATOR)
+    events = f"worldloop.{run}.event.run_resumed"
+    heard = await operator.client.subscribe(f"worldloop.{run}.event.*")
+    inbox = await operator.client.subscribe(f"_INBOX_{OPERATOR}.awaited")
+    await operator.settled()
+    before = [(await operator.client.jetstream().stream_info(each.name)).state for each in streams.STREAMS]
+    for request in permissions.looking():
+        for reply in (events, f"worldloop.{run}.command.nobody.stop", f"_INBOX_{OPERATOR}.awaited"):
+            await observer.client.publish(request, b"", reply=reply)
     await observer.settled()
+    await operator.settled()
+    after = [(await operator.client.jetstream().stream_info(each.name)).state for each in streams.STREAMS]
+    assert [each.last_seq for each in after] == [each.last_seq for each in before]
+    assert (heard.pending_msgs, inbox.pending_msgs) == (0, 0)
+
+
+async def test_what_a_service_has_answered_on_our_subjects_is_no_message(
+    guarded: NatsServer, enter: Any
+) -> None:
+    run = "20260105_000000"
+    monitor, gatekeeper = await enter("monitor"), await bus_of(guarded, "gatekeeper")
+    await monitor.client.publish("$JS.API.INFO", b"", reply=f"worldloop.{run}.event.run_resumed")
     operator = await bus_of(guarded, OPERATOR)
-    while len(await operator.dead_letters(run)) < 1:
+    await monitor.settled()
+    with structlog.testing.capture_logs() as told:
         assert await gatekeeper.events(run) == []
-        await asyncio.sleep(0.05)
+    assert "cannot be read" in told[0]["event"]
+    assert len(await operator.dead_letters(run)) == 1
+    event = RunPaused(run_id=run, by="operator", reason="lunch", ordinal=1)
+    with pytest.raises(SequenceConflict) as conflict:
+        await gatekeeper.append(event, after=0)
+    assert conflict.value.last is not None
+    assert await gatekeeper.append(event, after=conflict.value.last) > conflict.value.last
     await gatekeeper.close()
     await operator.close()
 
@@ -240,18 +273,18 @@ async def test_the_bus_does_its_work_under_the_permissions(guarded: NatsServer) 
         contextlib.aclosing(operator.follow(("event", "telemetry"), run)) as news,
     ):
         await gatekeeper.publish(command)
-        delivery = await asyncio.wait_for(anext(deliveries), 10)
+        delivery = await asyncio.wait_for(anext(deliveries), 60)
         await delivery.in_progress()
         assert delivery.message() == command
         await delivery.ack()
         hearing = asyncio.create_task(anext(news))
         event = RunPaused(run_id=run, by="operator", reason="lunch", ordinal=1)
         await gatekeeper.append(event, after=0)
-        assert (await asyncio.wait_for(hearing, 10)).message == event
+        assert (await asyncio.wait_for(hearing, 60)).message == event
         hearing = asyncio.create_task(anext(news))
         beat = Heartbeat(run_id=run, service="trainer", pid=1, host="here", working_on=[])
         await trainer.publish(beat)
-        assert (await asyncio.wait_for(hearing, 10)).message == beat
+        assert (await asyncio.wait_for(hearing, 60)).message == beat
     on_a_host = Consumer("trainer", "command", node_rank=1)
     async with contextlib.aclosing(trainer.subscribe(on_a_host)) as deliveries:
         with pytest.raises(TimeoutError):  # nothing to do is no refusal
@@ -291,7 +324,7 @@ async def test_a_consumer_that_the_server_refuses_is_an_error_and_not_tried_for_
     other = ConsumerConfig(durable_name="other", filter_subject="worldloop.*.command.trainer.*")
     await bus._connection.js.add_consumer(streams.COMMANDS, other)
     with pytest.raises(BusError, match=r"consumer trainer-commands .*NATS refuses: .*not unique"):
-        await asyncio.wait_for(anext(bus.subscribe(Consumer("trainer", "command"))), 10)
+        await asyncio.wait_for(anext(bus.subscribe(Consumer("trainer", "command"))), 60)
     await bus.close()
 
 

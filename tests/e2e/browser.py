@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.needs import program
 
-SLOW = 30_000
+SLOW = 60_000
 """Milliseconds that a busy machine gets for anything."""
 
 

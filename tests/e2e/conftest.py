@@ -23,10 +23,14 @@ def world(tmp_path: Path) -> Iterator[World]:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Writes]]:
     """A world in which one undisturbed run has passed, and what was written meanwhile."""
     world = World(tmp_path_factory.mktemp("finished"))
+    unwatched = dict(world.environment)
     writes = Writes(world, tmp_path_factory.mktemp("watched"))
-    world.run(*world.train())
-    yield world, writes
-    world.close()
+    try:
+        world.run(*world.train())
+        world.environment = unwatched  # what tests do in it later is not the run's
+        yield world, writes
+    finally:
+        world.close()
 
 
 @pytest.fixture(scope="session")

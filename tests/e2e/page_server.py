@@ -20,6 +20,9 @@ from shared.bus.protocol import Recorded
 from shared.bus.wire import encode
 from shared.service import Runs
 from shared.settings import Settings
+from shared.web.place import with_token
+
+TOKEN = "open sesame"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Served:
     bus: MemoryBus
     """Publish on it, and the page shows it."""
     server: PageServer
+    token: str
+
+    @property
+    def address(self) -> str:
+        """What a person opens."""
+        return with_token(self.url, self.token)
 
 
 class Placed(Runs):
@@ -53,7 +62,11 @@ def put(broker: Broker, record: Recorded) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    bundles: Sequence[Path] = (), *, port: int = 0, records: Sequence[Recorded] | None = None, token: str = ""
+    bundles: Sequence[Path] = (),
+    *,
+    port: int = 0,
+    records: Sequence[Recorded] | None = None,
+    token: str = TOKEN,
 ) -> AsyncIterator[Served]:
     """Serve bundles.
 
@@ -61,7 +74,7 @@ async def serving(
         bundles: Their directories, each with its `Logs/events.jsonl`.
         port: 0 takes a free one.
         records: Events instead of those of the bundles: a run that has not come that far.
-        token: Asked of who wants something done.
+        token: Asked of whoever wants anything.
     """
     broker, places = Broker(), dict[str, Path]()
     for root in bundles:
@@ -72,14 +85,14 @@ async def serving(
     for record in records or ():
         put(broker, record)
     bus = MemoryBus("reporter", broker=broker)
-    settings = Settings(page_port=port, page_token=token or None)
+    settings = Settings(page_port=port, page_token=token)
     page = open_page(bus, Placed(bus, settings, places), settings)
     assert page is not None
     task = asyncio.create_task(page.run())
     try:
         while not page.server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        yield Served(page.url, bus, page)
+        yield Served(page.url, bus, page, token)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -87,7 +100,7 @@ async def serving(
 
 async def _forever(root: Path, port: int) -> None:
     async with serving([root], port=port) as served:
-        print(served.url, flush=True)
+        print(served.address, flush=True)
         await asyncio.Event().wait()
 
 

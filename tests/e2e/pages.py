@@ -26,6 +26,7 @@ from services.reporter.core.page.model import (
     StageRow,
 )
 from shared.events import SERVICES, STAGES, Decision, GateStage, Stage, Verdict
+from tests.page_rows import attempt_row, gate_row, stage_row
 
 RUN = "20261121_021416"
 NAME = "2026_11_21_02_14_16_sonic"
@@ -122,13 +123,12 @@ def gate(
 ) -> GateRow:
     accepted = decision == "continue"
     going_on = step if resume is None else resume
-    return GateRow(
-        id=f"{stage}/{attempt}",
-        time=time,
-        stage=stage,
-        attempt=attempt,
-        start_step=start,
-        step=step,
+    return gate_row(
+        stage,
+        attempt,
+        start,
+        step,
+        time,
         decision=decision,
         verdict=verdict,
         reason="healthy" if accepted else "gate_fail",
@@ -142,10 +142,6 @@ def gate(
         superseded=superseded,
         effective_batch=64,
         retries_used=retries,
-        retries_max=5,
-        dual_gpu_ok=True,
-        degraded=False,
-        observed=None,
         evidence=[
             Link(text="history", path=f"Logs/{stage}_history_{RUN}_gate.csv"),
             Link(text="picture", path=f"results/{NAME}/{stage}/visualizations/{stage}_step_{step - 1}.png"),
@@ -157,60 +153,35 @@ def gate(
 def attempt(
     stage: Stage, number: int, start: int, end: int | None, target: int, began: float, **other: Any
 ) -> AttemptRow:
-    return AttemptRow(
-        id=f"{stage}/{number}",
-        stage=stage,
-        attempt=number,
-        parent=other.pop("parent", f"{stage}/{number - 1}" if number > 1 else None),
-        start_step=start,
-        end_step=end,
-        target_step=target,
-        superseded_from=other.pop("superseded_from", None),
-        launches=other.pop("launches", 1),
-        warm=number > 1,
-        began=began,
-        ended=None if end is None else began + 1100,
-        end=None if end is None else "completed",
-        decision=other.pop("decision", None if end is None else "continue"),
-        parameters={
+    plain = {
+        "target_step": target,
+        "ended": None if end is None else began + 1100,
+        "parameters": {
             "learning_rate": 3e-4,
             "batch_size_per_gpu": 16,
             "gradient_accumulation_steps": 2,
             "log_interval": 1000,
         },
-        device="2 x cuda",
-        **other,
-    )
+    }
+    return attempt_row(stage, number, start, end, began, **(plain | other))
 
 
-def stage_row(stage: GateStage, state: Any, step: int, target: int, **other: Any) -> StageRow:
-    return StageRow(
-        **{
-            "id": stage,
-            "stage": stage,
-            "state": state,
-            "step": step,
-            "accepted_step": step,
-            "chunk_target": None,
-            "target": target,
-            "attempt": 0,
-            "gates": 0,
-            "loss": None,
-            "learning_rate": None,
-            "updates_per_sec": None,
-            "frames_per_sec": None,
-            "eta": None,
-            "retries_used": 0,
-            "retries_max": 5,
-            "restarts_used": 0,
-            "restarts_max": 2,
-            "rungs": LADDER.get(stage, []),
-            "climbed": [],
-            "checkpoint": link(stage, step) if step else None,
-            "best": link(stage, step) if step else None,
-        }
-        | other
-    )
+def stage_at(stage: GateStage, state: str, step: int, target: int, **other: Any) -> StageRow:
+    plain: dict[str, Any] = {
+        "step": step,
+        "accepted_step": step,
+        "target": target,
+        "attempt": 0,
+        "gates": 0,
+        "loss": None,
+        "learning_rate": None,
+        "updates_per_sec": None,
+        "frames_per_sec": None,
+        "rungs": LADDER.get(stage, []),
+        "checkpoint": link(stage, step) if step else None,
+        "best": link(stage, step) if step else None,
+    }
+    return stage_row(stage, state, **(plain | other))
 
 
 def midway(now: float = NOW) -> Page:
@@ -299,13 +270,13 @@ def midway(now: float = NOW) -> Page:
         attempt("dynamics", 8, 32000, None, 40000, began + 5.1 * hour),
     ]
     stages = [
-        stage_row(
+        stage_at(
             "video_tokenizer", "complete", 20000, 20000, attempt=5, gates=5, loss=0.0031, learning_rate=1e-5
         ),
-        stage_row(
+        stage_at(
             "latent_actions", "complete", 10000, 10000, attempt=5, gates=5, loss=0.0412, learning_rate=1e-5
         ),
-        stage_row(
+        stage_at(
             "dynamics",
             "training",
             36412,
@@ -324,7 +295,7 @@ def midway(now: float = NOW) -> Page:
             checkpoint=link("dynamics", 32000),
             best=link("dynamics", 28000),
         ),
-        stage_row("inference", "waiting", 0, 0, retries_max=2),
+        stage_at("inference", "waiting", 0, 0, retries_max=2),
     ]
     sheets = [
         SheetRow(
@@ -615,7 +586,7 @@ def big(gates: int = 1000) -> Page:
         )
         if not fails:
             step, parent = step + 1000, f"dynamics/{number}"
-    row = stage_row(
+    row = stage_at(
         "dynamics", "training", step, 1_000_000, attempt=gates, gates=gates, loss=0.4, updates_per_sec=9.0
     )
     stages = [row if each.stage == "dynamics" else each for each in page.stages]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-from tests.e2e.world import ROOT, World
+from tests.e2e.world import World
 
 STAGES = ("video_tokenizer", "latent_actions", "dynamics")
-pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_run_goes_through_all_gates_to_passed(finished: World) -> None:
@@ -83,7 +78,7 @@ def test_a_killed_service_server_or_rank_changes_nothing(world: World, finished:
                 f"{victim} to come back",
                 lambda victim=victim, before=before: world.processes().get(victim, before).pid != before.pid,
             )
-    assert run.wait(timeout=240) == 0, world.logs()
+    assert run.wait(timeout=300) == 0, world.logs()
     decided = world.named("gate_decided")
     assert len({(gate["stage"], gate["attempt"]) for gate in decided}) == len(decided) == 10
     assert all(gate["retries_used"] == 0 for gate in decided)
@@ -107,7 +102,7 @@ def test_an_operator_pauses_retunes_resumes_and_stops(world: World) -> None:
     world.run("resume")
     world.wait("the retuned chunk", lambda: starts(world)[-1]["plan"]["parameters"]["learning_rate"] == 1e-3)
     world.run("stop")
-    assert run.wait(timeout=120) == 1
+    assert run.wait(timeout=300) == 1
     assert world.named("run_finished")[-1]["status"] == "stopped"
     assert {each["report"] for each in world.named("report_written") if each["ok"]} >= {"loop", "inference"}
     assert world.named("gate_decided")[-1]["retries_used"] == 0
@@ -117,44 +112,15 @@ def test_a_stopped_run_is_resumed_and_passes(world: World, finished: World) -> N
     run = world.start(*world.train())
     world.wait("the second chunk", lambda: (world.directory / "runs").exists() and len(starts(world)) >= 2)
     world.run("stop")
-    assert run.wait(timeout=120) == 1, world.logs()
+    assert run.wait(timeout=300) == 1, world.logs()
     world.run("train", "--resume", world.bundle().name)
     assert world.named("run_finished")[-1]["status"] == "passed"
     assert weights(world, "dynamics") == weights(finished, "dynamics")
 
 
-def test_an_outsider_sees_decisions_with_nats_py_alone(world: World) -> None:
-    world.run("up")
-    url = json.loads((world.directory / "state" / "stack.json").read_text())["url"]
-    key = world.directory / "state" / "keys" / "observer.nk"
-    with subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "examples" / "print_decisions.py"), url, str(key)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=world.directory,
-    ) as outsider:
-        world.run(*world.train("--only-stage", "video_tokenizer", "n_updates=8"))
-        assert outsider.stdout is not None
-        line = outsider.stdout.readline()
-        outsider.terminate()
-    assert "video_tokenizer" in line
-    assert "continue" in line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["learning_rat=1"], ["learning_rat", "learning_rate"]),
-        (["learning_rate=fast"], ["learning_rate", "fast"]),
-        (["dynamics.embed_dim=32"], ["embed_dim", "dynamics"]),
-        (["--dataset", "ZELDA"], ["zelda_frames.h5", "worldloop data"]),
-    ],
-)
-def test_a_wrong_configuration_stops_before_anything_starts(
-    world: World, arguments: list[str], named: list[str]
-) -> None:
-    said = world.run(*world.train(*arguments), code=2).stderr
-    assert all(name in said for name in named), said
+def test_a_wrong_configuration_stops_before_anything_starts(world: World) -> None:
+    said = world.run(*world.train("learning_rat=1"), code=2).stderr
+    assert all(name in said for name in ("learning_rat", "learning_rate")), said
     assert "Traceback" not in said
     assert not (world.directory / "runs").exists()
     assert not (world.directory / "state" / "stack.json").exists()

@@ -15,7 +15,6 @@ from services import cli
 from tests.e2e.world import World
 from tests.e2e.writes import Writes
 
-pytestmark = pytest.mark.timeout(400)
 MEMORY = Path("/dev/shm")
 Invoke = Callable[..., str]
 

@@ -11,8 +11,6 @@ import pytest
 
 from tests.e2e.world import ROOT, World
 
-pytestmark = pytest.mark.timeout(400)
-
 GIVEN = ROOT / "tests" / "fixtures" / "golden" / "tinyworlds_run"
 """Where tokenizer and latent actions come from; dynamics alone is trained."""
 LIMIT = 0.02
@@ -34,9 +32,11 @@ OF_THE_FILES = {"picture", "video", "preview", "seconds", "checkpoints"}
 def retried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world in which such a run has ended."""
     world = World(tmp_path_factory.mktemp("retried"))
-    world.run(*world.train(*RUN))
-    yield world
-    world.close()
+    try:
+        world.run(*world.train(*RUN))
+        yield world
+    finally:
+        world.close()
 
 
 def inference_gates(world: World) -> list[dict[str, Any]]:

@@ -1,15 +1,17 @@
-"""A real run that is only observed, and real runs decided once more."""
+"""A real run that is only observed, with an outsider listening, and real runs decided once more."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.world import World
+from tests.e2e.world import ROOT, World
 
-pytestmark = pytest.mark.timeout(400)
 STRICT = [
     f"gatekeeper.limits.video_tokenizer.{limit}=0" for limit in ("continue_final_loss", "watch_final_loss")
 ]
@@ -25,9 +27,49 @@ def test_a_run_replayed_under_its_own_policy_is_decided_the_same(finished: World
     assert not json.loads(finished.run("replay", str(moved), *STRICT, "--json", code=1).stdout)["same"]
 
 
-def test_an_observed_run_goes_on_over_failed_gates_and_its_reports_say_so(world: World) -> None:
-    observed = ("--only-stage", "video_tokenizer", "--nproc-per-node", "1", "--observe", "n_updates=16")
-    world.run(*world.train(*observed, *STRICT))
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]]:
+    """A world in which such a run has ended, and the first line that an outsider printed meanwhile."""
+    world = World(tmp_path_factory.mktemp("observed"))
+    try:
+        world.run("up")
+        url = json.loads((world.directory / "state" / "stack.json").read_text())["url"]
+        key = world.directory / "state" / "keys" / "observer.nk"
+        with subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "examples" / "print_decisions.py"), url, str(key)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=world.directory,
+        ) as outsider:
+            try:
+                run = (
+                    "--only-stage",
+                    "video_tokenizer",
+                    "--nproc-per-node",
+                    "1",
+                    "--observe",
+                    "n_updates=16",
+                )
+                world.run(*world.train(*run, *STRICT))
+                assert outsider.stdout is not None
+                line = outsider.stdout.readline()
+            finally:
+                outsider.terminate()
+        yield world, line
+    finally:
+        world.close()
+
+
+def test_an_outsider_sees_decisions_with_nats_py_and_a_key_alone(observed: tuple[World, str]) -> None:
+    world, line = observed
+    gate = world.named("gate_decided")[0]
+    assert line.split()[1:] == ["video_tokenizer", "1", "8", gate["verdict"], gate["decision"]]
+
+
+def test_an_observed_run_goes_on_over_failed_gates_and_its_reports_say_so(
+    observed: tuple[World, str],
+) -> None:
+    world, _ = observed
     gates = world.named("gate_decided")
     assert [(gate["gate_step"], gate["decision"], gate["verdict"]) for gate in gates] == [
         (8, "continue", "retune"),

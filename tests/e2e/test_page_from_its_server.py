@@ -26,7 +26,7 @@ from shared.bus.journal import read_journal
 from shared.settings import Settings
 from tests.e2e.big_run import RUN, write_big_run
 from tests.e2e.browser import blank, browser, tab
-from tests.e2e.page_server import serving
+from tests.e2e.page_server import TOKEN, serving
 from tests.e2e.world import World
 
 __all__ = ["browser"]
@@ -35,17 +35,17 @@ __all__ = ["browser"]
 class Serving(threading.Thread):
     """The real server in a thread, for the bundle of a run."""
 
-    def __init__(self, root: Path, token: str = "") -> None:
+    def __init__(self, root: Path) -> None:
         super().__init__()
-        self.root, self.token = root, token
-        self.url = ""
+        self.root = root
+        self.url = self.address = ""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._end = asyncio.Event()
 
     def __enter__(self) -> Serving:
         self.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,8 +58,8 @@ class Serving(threading.Thread):
         self._loop.close()
 
     async def _serve(self) -> None:
-        async with serving([self.root], token=self.token) as served:
-            self.served, self.url = served, served.url
+        async with serving([self.root]) as served:
+            self.url, self.address = served.url, served.address
             self._ready.set()
             await self._end.wait()
 
@@ -68,7 +68,7 @@ def test_a_real_run_is_shown_by_the_real_server_with_its_curves_pictures_and_gat
     browser: Browser, finished: World
 ) -> None:
     root = bundle_of(finished)
-    with Serving(root) as server, tab(browser, server.url) as page:
+    with Serving(root) as server, tab(browser, server.address) as page:
         expect(page.locator("#status")).to_contain_text("passed")
         expect(page.locator("#stages .stage")).to_have_count(4)
         page.wait_for_function("() => Number(document.querySelector('#curve').dataset.points) > 0")
@@ -123,7 +123,7 @@ def test_a_server_with_a_token_shows_nothing_until_it_is_given_and_then_asks_no_
     browser: Browser, tmp_path: Path
 ) -> None:
     root = write_big_run(tmp_path / RUN, gates=3, points=300)
-    with Serving(root, token="open sesame") as server, blank(browser) as page:
+    with Serving(root) as server, blank(browser) as page:
         page.goto(server.url)
         expect(page.locator("#door")).to_be_visible()
         page.keyboard.press("Escape")
@@ -133,7 +133,7 @@ def test_a_server_with_a_token_shows_nothing_until_it_is_given_and_then_asks_no_
         page.locator("#door-token").fill("guess")
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("Refused: the token is missing or wrong")
-        page.locator("#door-token").fill("open sesame")
+        page.locator("#door-token").fill(TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator("#line")).to_have_text("live")
         expect(page.locator("#gates > li")).to_have_count(3)
@@ -161,7 +161,7 @@ def test_a_server_with_a_token_shows_nothing_until_it_is_given_and_then_asks_no_
 def cli(*arguments: str) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "services.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def printed(text: str) -> str:

@@ -12,12 +12,15 @@ from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.needs import program
+from tests.e2e.browser import blank, browser
+
+__all__ = ["browser"]
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 WORLD = FIXTURES / "golden" / "tinyworlds_run"
@@ -34,15 +37,13 @@ WATCH_SEEDS = """() => {
   new MutationObserver(() => window.seeds.push(canvas.dataset.seed))
     .observe(canvas, {attributes: true, attributeFilter: ['data-seed']});
 }"""
-SLOW = 30_000
-"""Milliseconds that a busy machine gets for anything."""
 
 
 class Server:
     """A `worldloop play` process that can be killed and started again on its port."""
 
-    def __init__(self) -> None:
-        self.port = 0
+    def __init__(self, state: Path) -> None:
+        self.port, self.state = 0, state
         self.process: subprocess.Popen[str]
         self.start()
 
@@ -52,52 +53,36 @@ class Server:
             [*command, "--port", str(self.port), "--device", "cpu", "--json", "--players", "2"],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "WORLDLOOP_STATE_DIR": str(self.state)},
         )
         assert self.process.stdout is not None
         self.url: str = json.loads(self.process.stdout.readline())["url"]
-        self.port = int(self.url.rstrip("/").rpartition(":")[2])
+        self.port = urlsplit(self.url).port or 0
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = program("chromium", "chromium-browser", "google-chrome")
-    expect.set_options(timeout=SLOW)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def server(browser: Browser) -> Iterator[Server]:
-    server = Server()
+def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("state"))
     yield server
     server.end()
 
 
 @contextmanager
 def tab(browser: Browser, server: Server, *, playing: bool = True, **options: Any) -> Iterator[Page]:
-    """A tab with cookies and storage of its own; what goes wrong on the page fails the test."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(server.url)
-    if playing:
-        frames(page, 1)
-    yield page
-    context.close()
-    assert problems == []
+    """A tab with cookies and storage of its own, that plays."""
+    with blank(browser, **options) as page:
+        page.goto(server.url)
+        if playing:
+            frames(page, 1)
+        yield page
 
 
 def frames(page: Page, number: int) -> None:

@@ -8,11 +8,8 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
-import pytest
-
 from tests.e2e.world import World
 
-pytestmark = pytest.mark.timeout(400)
 KINDS = {"loop", "git", "wandb", "retrospective", "inference"}
 
 

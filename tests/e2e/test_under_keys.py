@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from services.keys import directory as keys
@@ -13,8 +14,6 @@ from services.keys.permissions import OPERATOR, USERS
 from shared.events import SERVICES
 from tests.conftest import NatsServer, write_keys
 from tests.e2e.world import ROOT, World
-
-pytestmark = pytest.mark.timeout(400)
 
 SECRETS = {
     "WANDB_API_KEY": "5ec4e7" * 6 + "5ec4",
@@ -45,6 +44,8 @@ def guarded(world: World) -> Iterator[NatsServer]:
     for service in SERVICES:
         with (world.directory / f"{service}.log").open("wb") as log:
             own = {"WORLDLOOP_NATS_KEY": str(keys.key_of(place / "keys", service))}
+            if service == "reporter":
+                own["WORLDLOOP_PAGE_TOKEN"] = ""  # so that it makes one
             command = [sys.executable, "-m", f"services.{service}.main"]
             processes.append(
                 subprocess.Popen(
@@ -55,7 +56,7 @@ def guarded(world: World) -> Iterator[NatsServer]:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     server.stop()
 
 
@@ -63,6 +64,11 @@ def test_the_loop_runs_under_keys_and_tls_with_one_rank_and_leaves_no_secret(
     world: World, guarded: NatsServer
 ) -> None:
     done = world.run(*world.train("--nproc-per-node", "1", "n_updates=8"))
+    address = (world.directory / "state" / "page.url").read_text().strip()
+    url, _, token = address.partition("#token=")
+    for shown, status in ((token, 200), (SECRETS["WORLDLOOP_PAGE_TOKEN"], 401)):
+        bearer = {"Authorization": f"Bearer {shown}"}
+        assert httpx.get(f"{url}api/runs", headers=bearer, timeout=60).status_code == status
     assert {each["world_size"] for each in world.named("chunk_done")} == {1}
     assert world.named("run_finished")[0]["status"] == "passed"
     logs = "\n".join(path.read_text(errors="replace") for path in world.directory.glob("*.log"))
@@ -70,8 +76,9 @@ def test_the_loop_runs_under_keys_and_tls_with_one_rank_and_leaves_no_secret(
     assert "Violation" not in (guarded.directory / "server.log").read_text()
     assert "dead letter" not in logs
     seeds = [keys.key_of(guarded.directory / "keys", user) for user in USERS]
-    secrets = [*SECRETS.values(), NOTIFY, *(path.read_text().strip() for path in seeds)]
+    secrets = [*SECRETS.values(), NOTIFY, token, *(path.read_text().strip() for path in seeds)]
     kept = {*seeds, world.directory / "notify.yaml"}
+    kept |= {world.directory / "state" / name for name in ("page.url", "page-token")}
     written = [path for path in world.directory.rglob("*") if path.is_file() and path not in kept]
     assert any("jetstream" in str(path) for path in written), "the streams are looked through as well"
     assert any(path.is_relative_to(world.bundle()) for path in written)

@@ -79,7 +79,7 @@ class World:
         return [sys.executable, "-m", "services.cli", *arguments]
 
     def run(
-        self, *arguments: str, code: int | None = 0, timeout: float = 240
+        self, *arguments: str, code: int | None = 0, timeout: float = 390
     ) -> subprocess.CompletedProcess[str]:
         """Run the CLI to its end."""
         done = subprocess.run(
@@ -125,7 +125,7 @@ class World:
         """Data of the events of one name."""
         return [each["data"] for each in self.events(bundle) if each["type"].endswith(f".{name}")]
 
-    def wait(self, what: str, condition: Callable[[], object], timeout: float = 120) -> None:
+    def wait(self, what: str, condition: Callable[[], object], timeout: float = 240) -> None:
         """Wait for something to become true."""
         end = time.monotonic() + timeout
         while not condition():

@@ -38,8 +38,12 @@ class Damage:
         return content[:at] + self.bytes_ + content[at + self.size :]
 
 
-def damages() -> st.SearchStrategy[list[Damage]]:
-    """A few changes: flipped, cut, inserted, nested a thousand deep, lengths out of bounds."""
+Damages = list[Damage] | bytes
+"""Changes, one after the other, or bytes that never were such a file; short to look at."""
+
+
+def damages() -> st.SearchStrategy[Damages]:
+    """A few changes: cut, inserted, nested a thousand deep, lengths out of bounds; or other bytes."""
     inserted = st.one_of(
         st.binary(max_size=16),
         st.sampled_from(NASTY),
@@ -47,16 +51,14 @@ def damages() -> st.SearchStrategy[list[Damage]]:
         st.sampled_from(NESTED).map(lambda opening: opening * 1_200),
     )
     sizes = st.one_of(st.integers(0, 16), st.integers(0, 4096), st.just(2**31))
-    return st.lists(st.builds(Damage, st.floats(0, 1), sizes, inserted), min_size=1, max_size=4)
+    changes = st.lists(st.builds(Damage, st.floats(0, 1), sizes, inserted), min_size=1, max_size=4)
+    return st.one_of(changes, changes, st.binary(max_size=512))
 
 
-def files(valid: bytes) -> st.SearchStrategy[bytes]:
-    """Damaged forms of a valid file; sometimes bytes that never were one."""
-
-    def damaged(changes: list[Damage]) -> bytes:
-        content = valid
-        for change in changes:
-            content = change.done_to(content)
-        return content
-
-    return st.one_of(damages().map(damaged), damages().map(damaged), st.binary(max_size=512))
+def after(damage: Damages, valid: bytes) -> bytes:
+    """What damage makes of a valid file."""
+    if isinstance(damage, bytes):
+        return damage
+    for change in damage:
+        valid = change.done_to(valid)
+    return valid

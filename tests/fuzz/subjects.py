@@ -20,7 +20,10 @@ import torch
 from services.bundles.core import manifest
 from services.commands.configuration.files import file_settings
 from services.diagnosis import histories
+from services.keys import certificates, seeds
+from services.keys.certificates import Certificate
 from services.reporter import notify_file
+from shared.bus.identity import Identity
 from shared.bus.journal import last_event, read_journal, to_line
 from shared.bus.protocol import Recorded
 from shared.datasets.frames import FramesDataset
@@ -107,6 +110,14 @@ def bundle_manifest(path: Path) -> None:
     path.write_bytes(manifest.to_bytes(manifest.Manifest({"a b": "0" * 64, "c\n": "1" * 64}, {"d": "a b"})))
 
 
+def key(path: Path) -> None:
+    path.write_text(seeds.new_seed() + "\n")
+
+
+def certificate(path: Path) -> None:
+    path.write_bytes(certificates.new_authority(datetime(2026, 1, 1, tzinfo=UTC))[0])
+
+
 def sheet(path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8)
     write_sheet(path, frames, frames)
@@ -188,6 +199,9 @@ SUBJECTS: Mapping[str, Subject] = {
     "manifest of a bundle": Subject(
         "m.txt", bundle_manifest, lambda path: manifest.parse(path.read_bytes()), refusal=ValueError
     ),
+    "key of a user": Subject("operator.nk", key, lambda path: Identity.read(path, None)),
+    "certificate": Subject("server.pem", certificate, Certificate.read),
+    "certificates of whom to trust": Subject("ca.pem", certificate, lambda path: Identity.read(None, path)),
     "history in CSV": Subject("dynamics_history.csv", copy_of(HISTORY), histories.read),
     "export of a history": Subject(
         "x.csv", copy_of(HISTORY), lambda path: deque(csv_rows(path), maxlen=0), tolerant=True

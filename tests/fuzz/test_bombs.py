@@ -62,7 +62,7 @@ DECLARED: dict[str, dict[str, Any]] = {
     "pixels. At most": {"shape": (10, 10**6, 10**6, 3), "chunks": (1, 1000, 1000, 3)},
     "too large to be unpacked": {"shape": (10**6, 64, 64, 3), "chunks": (300_000, 64, 64, 3)},
     "is declared, and not there": {"shape": (10**9, 64, 64, 3)},
-    "lies in other files": {"shape": (2, 8, 8, 3), "external": [("/etc/hostname", 0, 384)]},
+    "is a link, or lies in other files": {"shape": (2, 8, 8, 3), "external": [("/etc/hostname", 0, 384)]},
 }
 
 
@@ -84,13 +84,68 @@ def test_frames_in_another_file_and_endless_actions_are_refused(tmp_path: Path) 
         file["frames"] = frames
     with h5py.File(path, "w") as file:
         file["frames"] = h5py.ExternalLink(str(other), "frames")
-    refused(lambda: inspect(path), "lies in other files")
+    refused(lambda: inspect(path), "is a link, or lies in other files")
     with h5py.File(path, "w") as file:
         file["frames"] = frames
         file.create_dataset("actions", shape=(10**12,), dtype="i8", chunks=(1000,))
     refused(lambda: FramesDataset.open(path, context_length=4, cache_dir=tmp_path), "'actions' is int64")
     with memory.bounded():
         assert inspect(path)["actions"] is None
+
+
+def through_a_group(file: Any, other: Path) -> None:
+    del file["frames"]
+    file["group"] = h5py.ExternalLink(str(other), "/")
+    file["frames"] = h5py.SoftLink("/group/frames")
+
+
+def mapped(file: Any, other: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(40,), dtype="i8")
+    layout[:] = h5py.VirtualSource(str(other), "actions", shape=(40,))
+    file.create_virtual_dataset("actions", layout)
+
+
+def in_one_piece(file: Any, other: Path) -> None:
+    file.create_dataset("actions", shape=(40,), maxshape=(None,), dtype="i8", chunks=(10**8,))
+
+
+ELSEWHERE: dict[str, tuple[Callable[[Any, Path], object], str]] = {
+    "frames by two links": (through_a_group, "lies in other files"),
+    "actions by a link": (
+        lambda file, other: file.__setitem__("actions", h5py.ExternalLink(str(other), "actions")),
+        "lies in other files",
+    ),
+    "actions of a file that is no HDF5": (
+        lambda file, _: file.create_dataset(
+            "actions", shape=(40,), dtype="i8", external=[("/etc/passwd", 0, 320)]
+        ),
+        "lies in other files",
+    ),
+    "mapped actions": (mapped, "lies in other files"),
+    "a huge piece": (in_one_piece, "too large to be unpacked"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_recording_chooses_no_other_file_to_be_read(name: str, tmp_path: Path) -> None:
+    change, why = ELSEWHERE[name]
+    path, other = tmp_path / "pong_frames.h5", tmp_path / "other.h5"
+    for each in (path, other):
+        with h5py.File(each, "w") as file:
+            file["frames"] = np.zeros((40, 8, 8, 3), np.uint8)
+    with h5py.File(other, "a") as file:
+        file["actions"] = np.arange(40)
+    with h5py.File(path, "a") as file:
+        change(file, other)
+    refused(lambda: FramesDataset.open(path, context_length=4, cache_dir=tmp_path), why)
+
+
+def test_what_is_called_actions_and_is_no_data_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "pong_frames.h5"
+    with h5py.File(path, "w") as file:
+        file["frames"] = np.zeros((40, 8, 8, 3), np.uint8)
+        file.create_group("actions")
+    assert FramesDataset.open(path, context_length=4, cache_dir=tmp_path).actions is None
 
 
 def test_a_recording_that_does_not_fit_unpacked_is_not_begun(

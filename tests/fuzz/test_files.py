@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from tests.fuzz import memory
 from tests.fuzz.effort import tries
-from tests.fuzz.mutants import files
+from tests.fuzz.mutants import Damages, after, damages
 from tests.fuzz.subjects import ROOT, SUBJECTS, Subject
 
 IN_PROCESS = [name for name, subject in SUBJECTS.items() if subject.in_process]
@@ -29,13 +29,16 @@ def damaged(subject: Subject, directory: Path, outcome: Callable[[Path], str]) -
     path = directory / subject.name
     subject.make(path)
     assert outcome(path) == "read"
+    valid = path.read_bytes()
     outcomes: Counter[str] = Counter()
 
     @thoroughly
-    @given(files(path.read_bytes()))
-    def one(content: bytes) -> None:
+    @example(b"B\xd2\xba]K")  # the pickle of a text of a gigabyte
+    @example(b"X\xff\xff\xff\x7f")
+    @given(damages())
+    def one(damage: Damages) -> None:
         path.unlink()  # a new file, for a reader may keep what it knows of one that has not changed
-        path.write_bytes(content)
+        path.write_bytes(after(damage, valid))
         found = outcome(path)
         outcomes[found] += 1
         assert found in {"read", "refused"}

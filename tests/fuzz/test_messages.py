@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.bus.wire import decode
 from shared.errors import MessageError
-from shared.events import MESSAGES, subject
+from shared.events import MESSAGES, CheckpointInfo, subject
 from tests.fuzz.effort import tries
-from tests.fuzz.mutants import files
+from tests.fuzz.mutants import after, damages
 
 RUN = "20260101_000000"
 ODD = ("../../etc", "/etc/passwd", "a/../../b", "\0", "CON", "", " ", "9" * 400, "2026-13-45", "\ud800")
@@ -39,7 +41,8 @@ def arrivals(kind: tuple[str, str]) -> st.SearchStrategy[tuple[str, bytes]]:
     fields = dict.fromkeys(MESSAGES[kind].model_fields, values) | {"run_id": st.just(RUN)}
     objects: st.SearchStrategy[Any] = st.fixed_dictionaries({}, optional=fields | {"unknown": values})
     lines = objects.map(lambda found: json.dumps(found).encode())
-    return st.tuples(st.just(f"worldloop.{RUN}.{'.'.join(kind)}"), lines | lines.flatmap(files))
+    damaged = st.builds(after, damages(), lines)
+    return st.tuples(st.just(f"worldloop.{RUN}.{'.'.join(kind)}"), lines | damaged)
 
 
 @thoroughly
@@ -54,3 +57,9 @@ def test_bytes_become_a_message_or_a_clear_error(arrival: tuple[str, bytes]) -> 
     else:
         assert subject(message) == on_subject
         assert decode(on_subject, message.model_dump_json().encode()) == message
+
+
+@pytest.mark.parametrize("path", ["n" * 256, "é" * 128, "/".join(["d" * 200] * 11)])
+def test_a_path_that_no_file_can_have_is_no_path(path: str) -> None:
+    with pytest.raises(ValidationError, match="no path inside the bundle"):
+        CheckpointInfo(path=path, step=1, valid=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
+from services.bundles.run import state_of
 from services.gatekeeper.keeper import Keeper
 from services.monitor.core.chunks import Chunks
 from services.monitor.gpus import Nvml
@@ -30,34 +31,28 @@ from services.trainer.trainer import Trainer
 from shared.bundle import Bundle
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.memory import MemoryBus
-from shared.errors import Reject
-from shared.events import Event, Message, OperatorRequested, RunStarted, StopChunk, TrainProgress
+from shared.errors import BundleError, Reject
+from shared.events import Event, Message, OperatorRequested, RunStarted, StopChunk
 from shared.service import App, Jobs, Runs, serve
 from shared.settings import Settings
 from tests.conftest import NatsServer
-from tests.fuzz.absurd import NOON, OTHER_RUN, histories, recorded
+from tests.fuzz.absurd import NOON, ORDINARY, OTHER_RUN, histories, recorded
 from tests.fuzz.effort import tries
-from tests.unit.gatekeeper.story import HEALTHY, RUN_ID, chunk_started, run_spec
-from tests.unit.gatekeeper.world import World
+from tests.messages import progress
+from tests.unit.gatekeeper.story import RUN_ID, chunk_started, run_spec
 
 NEXT = "20261121_130000"
 thoroughly = tries()
 
 
-def ordinary() -> list[Event]:
-    """The events of a run that passed."""
-    world = World()
-    world.start(0, run_spec())
-    world.settle(0)
-    while world.move(HEALTHY, {"mse": 0.01}):
-        pass
-    return [record.message for record in world.log.records if isinstance(record.message, Event)]
-
-
-ORDINARY = ordinary()
+def asked(request: Any, **arguments: Any) -> OperatorRequested:
+    """What the gatekeeper never wrote down."""
+    return OperatorRequested(run_id=RUN_ID, request=request, request_id="x", arguments=arguments)
 
 
 @thoroughly
+@example([asked("start_run", spec={}), *ORDINARY[1:9]])
+@example([*ORDINARY[:5], asked("stop_run", spec=[]), asked("retune_run", stage=[1], changes={"a": 1})])
 @given(histories(ORDINARY))
 def test_what_is_told_of_a_run_can_always_be_folded_and_shown(messages: list[Message]) -> None:
     records = recorded(messages)
@@ -71,6 +66,8 @@ def test_what_is_told_of_a_run_can_always_be_folded_and_shown(messages: list[Mes
     tell(records)
     Chunks().fold_all(records)
     ledger.fold(records).unfinished()
+    with contextlib.suppress(BundleError):
+        state_of([record for record in records if isinstance(record.message, Event)])
 
 
 @thoroughly
@@ -85,7 +82,7 @@ def test_the_next_run_gets_its_turn_whatever_is_said_of_the_one_before(messages:
         await bus.publish(asked)
         keeper = Keeper(bus, lambda: 0.0)
         async with at_work(keeper.follow, keeper.work):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async for record in bus.follow(run_id=NEXT):
                     if record.message.name in ("run_queued", "run_started"):
                         return
@@ -140,12 +137,8 @@ async def test_news_of_chunks_that_never_were_are_not_kept_without_bound(tmp_pat
     async with at_work(lambda: watch_progress(deps)):
         while not bus.broker.listeners:  # noqa: ASYNC110 - a list fills
             await asyncio.sleep(0)
-        told = TrainProgress(
-            run_id=OTHER_RUN, stage="dynamics", attempt=0, step=1, target_step=1, stage_target=1, loss=None,
-            learning_rate=1, frames_per_sec=1, eta_sec=1,
-        )  # fmt: skip
         for attempt in range(many):
-            await bus.publish(told.model_copy(update={"attempt": attempt}))
+            await bus.publish(progress(OTHER_RUN, attempt=attempt))
         while len(deps.progress) < many:  # noqa: ASYNC110 - a dictionary fills
             await asyncio.sleep(0)
     await check_freshness(deps)
@@ -217,7 +210,7 @@ async def test_whatever_cannot_be_read_fits_into_a_dead_letter(
         outsider = await JetStreamBus.connect(fresh_nats_server.url, source="cli")
         for subject, data, headers in ARRIVALS.values():
             await outsider._connection.js.publish(f"worldloop.{subject}", data, headers=headers)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(letters := await outsider.dead_letters()) < len(ARRIVALS):  # noqa: ASYNC110 - a stream
                 await asyncio.sleep(0.02)
         assert all(letter.reason for letter in letters)

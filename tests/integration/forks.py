@@ -81,7 +81,7 @@ class Ranks:
         if self.processes[0].is_alive():
             self.connection.sendall(line(Exit()))
         for process in self.processes:
-            process.join(60)
+            process.join(100)
         return [process.exitcode for process in self.processes]
 
 
@@ -112,9 +112,9 @@ def launched(root: Path, ranks: int) -> Iterator[Ranks]:
         ]
         for process in processes:
             process.start()
-        server.settimeout(60)
+        server.settimeout(300)
         connection, _ = server.accept()
-        connection.settimeout(100)
+        connection.settimeout(300)
     try:
         with connection:
             hello: Any = REPORT.validate_json(connection.makefile("rb").readline())

@@ -45,9 +45,9 @@ async def test_an_outsider_with_nats_py_alone_sees_past_and_coming_decisions(fre
     )
     assert outsider.stdout is not None
     try:
-        past = await asyncio.wait_for(outsider.stdout.readline(), 20)
+        past = await asyncio.wait_for(outsider.stdout.readline(), 60)
         await bus.publish(gate(2))
-        live = await asyncio.wait_for(outsider.stdout.readline(), 20)
+        live = await asyncio.wait_for(outsider.stdout.readline(), 60)
     finally:
         outsider.terminate()
         await outsider.communicate()

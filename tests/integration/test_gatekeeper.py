@@ -82,6 +82,7 @@ class World:
         self.answering = True
         self.silent_monitor = False
         self.newest: Bus
+        self.keeper: Keeper
         self.commands: list[Command] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._requests = itertools.count()
@@ -89,7 +90,7 @@ class World:
     def gatekeeper(self) -> asyncio.Task[None]:
         """One gatekeeper process."""
         bus = self.newest = Bus("gatekeeper", broker=self.broker)
-        keeper = Keeper(bus, lambda: self.now, tick_sec=0.01)
+        keeper = self.keeper = Keeper(bus, lambda: self.now, tick_sec=0.01)
         app = App(
             service="gatekeeper",
             deps=keeper,
@@ -134,6 +135,13 @@ class World:
             if sum(isinstance(command, kind) for command in self.commands) >= count:
                 return
             await asyncio.sleep(0.002)
+
+    async def forgets(self) -> None:
+        """Wait until the gatekeeper has nothing in mind."""
+        while True:
+            if not self.keeper.runs:
+                return
+            await self.pass_time(0.01)
 
     async def pass_time(self, seconds: float) -> None:
         """Time goes on in small steps, so that every tick sees some of it."""
@@ -278,6 +286,47 @@ async def test_a_resumed_run_goes_behind_those_that_are_there(world: World) -> N
     world.answering = True
     await world._play(world.commands[-1])
     assert finished(await world.until(RunFinished, count=2)).status == "stage_completed"
+
+
+async def test_a_run_that_ended_long_ago_is_let_go_and_comes_back_when_it_is_resumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "MOST_ENDED", 0)
+    world.answering = False
+    world.gatekeeper()
+    await world.start()
+    await world.sent(ChunkCommand)
+    await world.ask(StopRun)
+    await world.sent(StopChunk)
+    plan = world.commands[0]
+    assert isinstance(plan, ChunkCommand)
+    await world.bus.publish(chunk_done(plan.plan, Outcome(reason="stopped"), 5, {5: True}))
+    await world.sent(WriteReports)
+    await world._play(world.commands[-1])
+    await world.until(RunFinished)
+    await world.forgets()
+    await world.bus.publish(gpu_evidence(plan.plan))  # late: nothing hangs on it
+    await world.ask(PauseRun)
+    refused = (await world.until(CommandRejected))[-1]
+    assert isinstance(refused, CommandRejected)
+    assert "has ended as stopped" in refused.reason
+    await world.forgets()
+    await world.bus.publish(  # noted by another gatekeeper
+        OperatorRequested(run_id=FIRST, request="resume_run", request_id="other")
+    )
+    await world.sent(ChunkCommand, count=2)
+    world.answering = True
+    await world._play(world.commands[-1])
+    assert finished(await world.until(RunFinished, count=2)).status == "stage_completed"
+    starts = [each.plan.start_step for each in world.commands if isinstance(each, ChunkCommand)]
+    assert starts[:2] == [0, 5]
+    await world.forgets()
+    world.gatekeeper()  # one that reads it all anew lets it go as well, and knows where it stands
+    await world.ask(ResumeRun)
+    events = await world.until(CommandRejected, count=2)
+    assert "has ended as stage_completed" in next(
+        each.reason for each in reversed(events) if isinstance(each, CommandRejected)
+    )
 
 
 async def test_pause_resume_and_stop_reach_the_log_before_they_are_acked(world: World) -> None:

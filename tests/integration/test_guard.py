@@ -23,10 +23,11 @@ from services.trainer.guard import Guard, Swept
 from services.trainer.wire import Run
 from shared.bundle import Bundle
 from shared.bus.memory import MemoryBus
-from shared.events import CheckoutSpec, LauncherKilled, RunSpec
+from shared.events import CheckoutSpec, LauncherKilled
 from shared.settings import Settings
 from tests import needs
 from tests.integration.stand import RUN, plan
+from tests.messages import run_spec
 
 NOBODY = 65534
 SCRIPT = """
@@ -114,7 +115,7 @@ class Checkout:
             if each.is_running():
                 each.kill()
         for process in self.started:
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -340,11 +341,8 @@ async def test_a_survivor_is_told_from_those_that_ended(
 
 def chunk_in(mine: Checkout, tmp_path: Path, **changes: Any) -> Chunk:
     """A chunk that the checkout trains."""
-    spec = RunSpec(
-        bundle=str(tmp_path / RUN), run_name="2026_01_01_00_00_00_pong", profile="test", configuration={},
-        policy={}, origins={}, stages=["video_tokenizer"], backend="checkout",
-        checkout=CheckoutSpec(directory=str(mine.root), python=sys.executable),
-    )  # fmt: skip
+    checkout = CheckoutSpec(directory=str(mine.root), python=sys.executable)
+    spec = run_spec(tmp_path / RUN, stages=["video_tokenizer"], backend="checkout", checkout=checkout)
     bundle = Bundle(tmp_path / RUN, spec.run_name)
     return Chunk(RUN, plan("video_tokenizer", 0, 4, attempt=1, **changes), spec, bundle, Policy())
 

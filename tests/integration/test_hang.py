@@ -109,7 +109,6 @@ def written(stand: Stand) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_a_rank_that_loops_is_relaunched_from_the_newest_checkpoint(
     stands: Stands, patience: Patience, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ def test_a_merge_that_dies_anywhere_leaves_no_run_and_the_next_one_clears_up(tmp
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

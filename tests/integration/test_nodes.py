@@ -15,8 +15,8 @@ import pytest
 
 from services import nats_server as program
 from services.trainer import group as training
-from services.trainer import party, trainer
-from services.trainer.core.launch import ENTRY, Meeting
+from services.trainer import launcher, party, trainer
+from services.trainer.core.launch import ENTRY, LAUNCHER, Meeting
 from services.trainer.group import Group
 from services.trainer.main import bootstrap
 from shared.bus.memory import MemoryBus
@@ -50,6 +50,11 @@ class Host:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+
+    async def settled(self) -> None:
+        """Wait until it has dealt with all that was published."""
+        while any(self._broker.queues[name] for name in self._broker.queues if "node-1" in name[1]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def processes(self) -> list[psutil.Process]:
         return [each for each in psutil.process_iter() if marked(each, self.root)]
@@ -98,11 +103,10 @@ async def at_work(stand: Stand, launch: int = 1, step: int = 1) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_two_hosts_train_the_same_bits_as_one_though_a_rank_is_killed(
     stands: Stands, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "cores", lambda: 1)  # as many threads add in the same order
+    monkeypatch.setattr(launcher, "cores", lambda: 1)  # as many threads add in the same order
     whole, pieces = await stands("whole"), await stands("pieces")
     host = await hosts(pieces)
     one = asyncio.create_task(
@@ -113,7 +117,7 @@ async def test_two_hosts_train_the_same_bits_as_one_though_a_rank_is_killed(
     last = spanning(4, 40, attempt=2, resume_from=checkpoint(first), ends_stage=True, **where)
     await pieces.send(last)
     assert (await pieces.at_work(last)).warm
-    [agent] = [each for each in host.processes() if "torch.distributed.run" in each.cmdline()]
+    [agent] = [each for each in host.processes() if LAUNCHER in each.cmdline()]
     ranks_of(agent.pid)[0].kill()
     done = await pieces.done(last)
     assert (done.reason, done.launch, done.world_size, len(done.cpu_seconds)) == ("completed", 2, 2, 2)
@@ -138,8 +142,9 @@ async def test_a_part_that_is_ended_takes_the_launch_with_it_and_the_next_one_en
 
 
 async def test_the_trainer_of_another_host_may_die_and_come_back(
-    stands: Stands, hosts: Hosts, tiny: None
+    stands: Stands, hosts: Hosts, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(party, "WORD_SEC", 0.5)  # it cannot say anything
     stand = await stands()
     host = await hosts(stand)
     chunk = spanning()
@@ -213,12 +218,54 @@ async def test_a_host_that_does_not_come_is_waited_for_beyond_every_limit_but_a_
     assert not psutil.pid_exists(started.launcher_pid)
 
 
-async def test_a_pause_ends_the_parts_of_all_hosts(stands: Stands, hosts: Hosts, tiny: None) -> None:
+async def test_the_limit_of_a_hang_counts_from_when_all_hosts_are_there(
+    stands: Stands, hosts: Hosts, tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, finish = list[int](), Group.finish
+
+    async def watch(group: Group, heard: Any, *, hang_timeout_sec: float) -> Any:
+        if not math.isinf(hang_timeout_sec):  # on node 0
+            watched.append(len(await stand.bus.events(RUN, name="node_joined")))
+        return await finish(group, heard, hang_timeout_sec=hang_timeout_sec)
+
+    monkeypatch.setattr(Group, "finish", watch)
+    stand = await stands()
+    chunk = spanning(target=20)
+    await stand.send(chunk)
+    await stand.heard(ChunkStarted)
+    await hosts(stand)
+    assert (await stand.done(chunk)).reason == "completed"
+    assert watched == [1]
+
+
+async def test_a_launch_that_ends_before_all_hosts_came_counts_for_nothing(
+    stands: Stands, hosts: Hosts, tiny: None
+) -> None:
+    stand = await stands(max_relaunches=0)
+    chunk = spanning(target=20)
+    await stand.send(chunk)
+    started = await stand.heard(ChunkStarted)
+    psutil.Process(started.launcher_pid).kill()
+    await stand.heard(ChunkStarted, lambda event: event.launch == 2)
+    await hosts(stand)
+    done = await stand.done(chunk)
+    assert (done.reason, done.launch) == ("completed", 2)
+
+
+async def test_parts_stay_for_the_next_chunk_and_a_pause_ends_them_all(
+    stands: Stands, hosts: Hosts, tiny: None
+) -> None:
     stand = await stands()
     host = await hosts(stand)
-    done = await stand.train(spanning(target=20))
+    first = spanning(target=20)
+    done = await stand.train(first)
     assert done.exit_code is None, "it is kept warm"
     [part] = host.processes()
+    await host.settled()
+    endpoint = first.parameters["rdzv_endpoint"]
+    next_one = await stand.train(spanning(20, 40, attempt=2, rdzv_endpoint=endpoint))
+    assert (next_one.reason, next_one.launcher_pid) == ("completed", done.launcher_pid)
+    assert host.processes() == [part]
     await stand.bus.publish(RunPaused(run_id=RUN, by="operator", reason="lunch"))
     await gone(part.pid)
     await gone(done.launcher_pid)

@@ -6,24 +6,17 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from shared.bus.jetstream import JetStreamBus
 from shared.events import RunPaused
 from tests.conftest import NatsServer
-from tests.unit.reporter.webhook import TOKEN, Webhook
+from tests.unit.reporter.webhook import TOKEN, Webhook, hook
+
+__all__ = ["hook"]
 
 RUN = "20260101_000000"
-
-
-@pytest.fixture
-def hook() -> Iterator[Webhook]:
-    webhook = Webhook()
-    yield webhook
-    webhook.close()
 
 
 def said(hook: Webhook) -> str:
@@ -35,10 +28,12 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def started(bus: JetStreamBus) -> None:
-    """Wait for the service's place in the log, which it makes once it tells."""
+async def waits(bus: JetStreamBus) -> None:
+    """Wait until the service has its place in the log, which it makes once it tells, and has told all."""
     while not any(  # noqa: ASYNC110 - the server says it only when asked
-        each.config.durable_name == "reporter-events-notify-team" and each.num_waiting
+        each.config.durable_name == "reporter-events-notify-team"
+        and each.num_waiting
+        and not (each.num_pending or each.num_ack_pending)
         for each in await bus._connection.js.consumers_info("WORLDLOOP_EVENTS")
     ):
         await asyncio.sleep(0.05)
@@ -59,27 +54,28 @@ async def test_a_reporter_that_is_killed_goes_on_telling_and_says_nothing_twice(
 
     reporter = begin()
     try:
-        await started(bus)
+        await waits(bus)
         await bus.publish(RunPaused(run_id=RUN, by="operator", reason="lunch", ordinal=1))
         await until(lambda: len(hook.got) == 1)
         hook.answer = 500
         await bus.publish(RunPaused(run_id=RUN, by="operator", reason="dinner", ordinal=2))
         await until(lambda: hook.asked == 2)
         reporter.terminate()  # what it holds is given back
-        reporter.wait(20)
+        reporter.wait(60)
         hook.answer = 200
         await bus.publish(RunPaused(run_id=RUN, by="operator", reason="supper", ordinal=3))
         reporter = begin()
         await until(lambda: "supper" in said(hook))
+        await waits(bus)  # killed between telling and that, it would tell it again
         reporter.kill()
-        reporter.wait(20)
+        reporter.wait(60)
         reporter = begin()
-        await started(bus)
+        await waits(bus)
         await bus.publish(RunPaused(run_id=RUN, by="operator", reason="sleep", ordinal=4))
         await until(lambda: "sleep" in said(hook))
     finally:
         reporter.terminate()
-        reporter.wait(20)
+        reporter.wait(60)
         log.close()
         await bus.close()
     assert [said(hook).count(word) for word in ("lunch", "dinner", "supper", "sleep")] == [1, 1, 1, 1]

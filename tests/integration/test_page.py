@@ -14,22 +14,30 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog.testing
 from starlette.routing import Route
 
 from services.reporter.page.app import Site, create_app
+from services.reporter.page.door import MOST_TOLD, Door
 from services.reporter.page.server import open_page
 from services.reporter.page.static_page import write_page
 from shared.bundle import Bundle
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.journal import read_journal
-from shared.events import RunPaused, TrainProgress
+from shared.bus.memory import MemoryBus
+from shared.events import RunPaused
 from shared.service import Runs
 from shared.settings import Settings
+from shared.web import place
+from shared.web.access import Access
+from shared.web.guesses import MOST_WRONG, WAIT_SEC
 from tests.conftest import NatsServer
 from tests.e2e.big_run import NAME, RUN, write_big_run
-from tests.e2e.page_server import Served, serving
+from tests.e2e.page_server import TOKEN, Served, serving
+from tests.messages import progress
 
 API = f"api/runs/{RUN}"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ async def served(root: Path) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=20) as found:
+    async with httpx.AsyncClient(base_url=served.url, headers=BEARER, timeout=60) as found:
         yield found
 
 
@@ -56,7 +64,7 @@ def page_headers(served: Served, **more: str) -> dict[str, str]:
 
 async def event(lines: AsyncIterator[str], wanted: str) -> Any:
     """The data of the next event of that name."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         name = ""
         async for line in lines:
             if line.startswith("event: "):
@@ -103,20 +111,7 @@ async def test_an_event_reaches_the_page_as_a_patch(served: Served, client: http
 async def test_progress_reaches_the_page(served: Served, client: httpx.AsyncClient) -> None:
     async with streaming(client) as lines:
         await event(lines, "page")
-        await served.bus.publish(
-            TrainProgress(
-                run_id=RUN,
-                stage="dynamics",
-                attempt=5,
-                step=7,
-                target_step=9,
-                stage_target=9,
-                loss=0.5,
-                learning_rate=1e-3,
-                frames_per_sec=1.0,
-                eta_sec=1.0,
-            )
-        )
+        await served.bus.publish(progress(RUN, attempt=5, step=7))
         assert (await event(lines, "progress"))["step"] == 7
 
 
@@ -191,7 +186,8 @@ async def locked(root: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_nothing_is_read_or_asked_for_without_the_token(locked: httpx.AsyncClient) -> None:
     assert (await locked.get("")).status_code == 200  # the page itself is in every package
-    routes = [route for route in create_app(Site(*[None] * 4)).routes if isinstance(route, Route)]  # type: ignore[arg-type]
+    app = create_app(Site(None, None, Door(set(), Access("any"))))  # type: ignore[arg-type]
+    routes = [route for route in app.routes if isinstance(route, Route)]
     closed = [route for route in routes if route.path.startswith("/api/") and route.path != "/api/session"]
     assert len(closed) == 6
     wrong: tuple[dict[str, str], ...] = (
@@ -240,8 +236,12 @@ async def test_behind_tls_the_cookie_is_sent_over_tls_only(locked: httpx.AsyncCl
 
 @pytest.mark.parametrize("path", ["api/runs", API, f"{API}/stream"])
 async def test_a_page_of_another_origin_reads_nothing(client: httpx.AsyncClient, path: str) -> None:
-    answer = await client.get(path, headers={"Origin": "http://evil.example"})
-    assert answer.status_code == 403
+    with structlog.testing.capture_logs() as told:
+        for number in range(2 * MOST_TOLD):
+            answer = await client.get(path, headers={"Origin": f"http://evil{number // 2}.example"})
+            assert answer.status_code == 403
+        await client.get(path, headers={"Origin": "http://another.example"})
+    assert len(told) == MOST_TOLD
 
 
 async def test_a_name_that_is_not_ours_is_refused(client: httpx.AsyncClient) -> None:
@@ -294,7 +294,10 @@ async def test_two_hundred_runs_are_listed_newest_first(root: Path) -> None:
         )
         for place, run in enumerate(runs)
     ]
-    async with serving(records=told) as served, httpx.AsyncClient(base_url=served.url) as client:
+    async with (
+        serving(records=told) as served,
+        httpx.AsyncClient(base_url=served.url, headers=BEARER) as client,
+    ):
         assert [row["run_id"] for row in (await client.get("api/runs")).json()] == runs[::-1]
         async with client.stream("GET", f"api/runs/{runs[0]}/stream") as response:
             lines = response.aiter_lines()
@@ -318,7 +321,7 @@ async def test_the_whole_page_is_made_once_for_all_who_come_until_something_chan
     page = first.partition(b"\n\n")[0]
     assert second.startswith(page)
     await served.bus.publish(RunPaused(run_id=RUN, by="operator", reason="lunch"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while view.fold.run.status != "paused":  # noqa: ASYNC110 - the follower is another task
             await asyncio.sleep(0.01)
     third = await board.join(view).take()
@@ -361,7 +364,7 @@ async def test_a_page_outlives_its_bundle(root: Path, client: httpx.AsyncClient)
 async def test_a_page_outlives_the_nats_server_and_knows_runs_it_never_saw(
     fresh_nats_server: NatsServer, root: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(page_port=0, state_dir=tmp_path / "state")
+    settings = Settings(page_port=0, page_token=TOKEN, state_dir=tmp_path / "state")
     told = read_journal(root / "Logs" / "events.jsonl")
     bus = await JetStreamBus.connect(fresh_nats_server.url, source="reporter")
     page = open_page(bus, Runs(bus, settings), settings)
@@ -370,7 +373,10 @@ async def test_a_page_outlives_the_nats_server_and_knows_runs_it_never_saw(
     try:
         for record in told[:6]:
             await bus.publish(record.message)
-        async with httpx.AsyncClient(base_url=page.url, timeout=60) as client, streaming(client) as lines:
+        async with (
+            httpx.AsyncClient(base_url=page.url, headers=BEARER, timeout=60) as client,
+            streaming(client) as lines,
+        ):
             assert len((await event(lines, "page"))["gates"]) <= 1
             fresh_nats_server.stop()
             fresh_nats_server.start()
@@ -386,15 +392,59 @@ async def test_a_page_outlives_the_nats_server_and_knows_runs_it_never_saw(
         await bus.close()
 
 
-async def test_without_a_token_only_this_machine_is_served(tmp_path: Path) -> None:
-    from shared.bus.memory import MemoryBus
-
-    bus, settings = MemoryBus(), Settings(page_host="0.0.0.0", page_port=0, state_dir=tmp_path)
-    page = open_page(bus, Runs(bus, settings), settings)
+@pytest.mark.parametrize("given", [None, TOKEN])
+async def test_a_page_that_was_given_no_token_asks_for_one_of_its_own(
+    tmp_path: Path, given: str | None
+) -> None:
+    settings = Settings(page_port=0, page_token=given, state_dir=tmp_path)
+    page = open_page(MemoryBus(), Runs(MemoryBus(), settings), settings)
     assert page is not None
-    with contextlib.closing(page.listener):
-        assert page.url.startswith("http://127.0.0.1:")
-        assert (tmp_path / "page.url").read_text() == page.url + "\n"
+    task = asyncio.create_task(page.run())
+    kept = tmp_path / "page-token"
+    token = given or kept.read_text().strip()
+    try:
+        assert kept.exists() == (given is None)
+        assert place.address(settings) == place.with_token(page.url, token)
+        assert TOKEN not in (tmp_path / "page.url").read_text()
+        for shown, status in (("x", 401), (token[:-1], 401), (token, 200)):
+            async with httpx.AsyncClient(base_url=page.url, timeout=60) as client:
+                found = await client.get("api/runs", headers={"Authorization": f"Bearer {shown}"})
+                assert found.status_code == status
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_where_no_token_can_be_had_there_is_no_page_and_the_reports_go_on(tmp_path: Path) -> None:
+    (tmp_path / "page-token").write_text("\n")
+    settings = Settings(page_port=0, state_dir=tmp_path)
+    with structlog.testing.capture_logs() as told:
+        assert open_page(MemoryBus(), Runs(MemoryBus(), settings), settings) is None
+    assert "page-token" in told[0]["problem"]
+
+
+async def test_after_many_wrong_tokens_none_is_looked_at_for_a_while_and_open_pages_go_on(
+    locked: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await locked.post("api/session", json={"token": "sécret"})).status_code == 204
+    url = str(locked.base_url)
+    async with httpx.AsyncClient(base_url=url, headers={"Origin": url.rstrip("/")}) as guessing:
+        for number in range(MOST_WRONG - 1):
+            bearer = {"Authorization": f"Bearer {number}", "X-Forwarded-For": f"192.0.2.{number}"}
+            assert (await guessing.get(API, headers=bearer)).status_code == 401
+        assert (await guessing.post("api/session", json={"token": "guess"})).status_code == 401
+        for _ in range(3):
+            refused = await guessing.post("api/session", json={"token": "sécret"})
+            assert refused.status_code == 429
+            assert 0 < int(refused.headers["retry-after"]) <= WAIT_SEC
+            assert "too many wrong tokens" in refused.json()["error"]
+        right = httpx.Headers({"Authorization": "Bearer sécret"}, encoding="utf-8")
+        assert (await guessing.get(API, headers=right)).status_code == 429
+        assert (await guessing.get(API)).status_code == 401, "no token is no guess"
+    assert (await locked.get(API)).status_code == 200
+    told = [each.getMessage() for each in caplog.records if "wrong tokens" in each.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("10 wrong tokens from 127.0.0.1")
 
 
 def test_the_static_page_is_the_same_however_often_it_is_written(root: Path) -> None:

@@ -19,6 +19,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusError, UsageError
 from shared.events import RunPaused
 from shared.settings import Settings
+from tests.conftest import NatsServer
 
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 LIVING = (sys.executable, str(Path(__file__).with_name("tiny_service.py")), "monitor")
@@ -43,7 +44,7 @@ def child(state: stack_state.StackState, name: str) -> stack_state.Child:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)
@@ -111,6 +112,26 @@ async def test_a_killed_server_comes_back_on_its_port_with_what_it_held(settings
         await bus.close()
 
 
+async def test_what_the_server_kept_before_it_had_accounts_is_still_there(settings: Settings) -> None:
+    import asyncio
+
+    settings.state_dir.mkdir(parents=True)
+    server = NatsServer(settings.state_dir)
+    server.start()
+    try:
+        bus = await JetStreamBus.connect(server.url)
+        await bus.publish(RunPaused(run_id="20260101_000000", reason="test", by="operator", ordinal=1))
+        await bus.close()
+    finally:
+        server.stop()
+    state = await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
+    bus = await JetStreamBus.connect(state.url, key=stack_state.key_file(settings, "gatekeeper"))
+    try:
+        assert [record.sequence for record in await bus.events()] == [1]
+    finally:
+        await bus.close()
+
+
 async def test_nobody_else_on_the_machine_gets_into_the_stack(settings: Settings) -> None:
     import asyncio
 
@@ -122,8 +143,9 @@ async def test_nobody_else_on_the_machine_gets_into_the_stack(settings: Settings
     assert {path.stat().st_mode & 0o777 for path in keys.glob("*.nk")} == {0o600}
     before = {path: path.read_text() for path in keys.iterdir()}
     await asyncio.to_thread(stack.down, settings)
-    await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
+    again = await asyncio.to_thread(stack.up, settings, commands={"sleeper": SLEEPER})
     assert {path: path.read_text() for path in keys.iterdir()} == before
+    assert again.url == state.url  # so that those who follow it find it again
 
 
 def test_a_killed_service_comes_back_and_the_others_go_on(settings: Settings) -> None:

@@ -13,12 +13,10 @@ import pytest
 from services.trainer.wire import Finished, Run
 from shared.bundle import Bundle
 from shared.config import StageConfig
-from shared.events import Schedule, Stage
-from shared.worldmodel.build import build_model
-from shared.worldmodel.checkpoints import save_checkpoint
-from shared.worldmodel.optim import make_optimizer
+from shared.events import Stage
 from tests.integration.forks import launched
 from tests.integration.stand import RUN, TARGET, TINY, load, plan, same
+from tests.untrained import save_untrained
 
 HALFWAY = 10
 """Updates after which a run is killed."""
@@ -67,22 +65,12 @@ class Place:
 
     def _untrained(self, stage: Stage) -> str:
         """A model for the dynamics to read with: its tokens are as good as any."""
-        config, directory = StageConfig.model_validate(TINY), self.bundle.checkpoint(stage, 1)
-        model = build_model(stage, config)
-        save_checkpoint(
-            directory,
-            stage=stage,
-            model=model,
-            optimizer=make_optimizer(model, config),
-            step=1,
-            config=config,
-            schedule=Schedule(peak=1e-3, start_step=0, end_step=1),
-        )
+        directory = self.bundle.checkpoint(stage, 1)
+        save_untrained(directory, stage, StageConfig.model_validate(TINY))
         return self.bundle.relative(directory)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_training_is_the_same_without_a_cache_filling_one_killed_at_that_and_from_a_torn_one(
     ranks: int, tmp_path: Path

@@ -32,7 +32,6 @@ from tests.integration.stand import (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_one_chunk_equals_three_paused_warm_and_killed_ones_in_each_stage(stands: Stands) -> None:
     whole, pieces = await stands("whole"), await stands("pieces")
     upstream: dict[Stage, str] = {}
@@ -54,7 +53,6 @@ async def test_one_chunk_equals_three_paused_warm_and_killed_ones_in_each_stage(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_two_ranks_are_as_exact_and_their_rows_go_to_wandb(stands: Stands) -> None:
     whole, pieces = await stands("whole"), await stands("pieces")
     one, many = await asyncio.gather(
@@ -164,7 +162,6 @@ async def test_a_group_whose_step_stands_still_is_relaunched_until_that_is_in_va
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_after_a_trainer_that_was_killed_the_next_one_ends_as_if_nothing_had_happened(
     stands: Stands, fresh_nats_server: Any
 ) -> None:

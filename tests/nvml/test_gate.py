@@ -16,17 +16,16 @@ import pytest
 from services.monitor.files import read_samples
 from shared.bundle import Bundle
 from shared.bus.jetstream import JetStreamBus
-from shared.config import RunConfig
 from shared.events import (
     ChunkDone,
     ChunkPlan,
     ChunkStarted,
     GpuEvidence,
     Message,
-    RunSpec,
     RunStarted,
     Schedule,
 )
+from tests.messages import run_spec
 from tests.nvml.conftest import ROOT, Stub
 
 RUN = "20260101_000000"
@@ -99,11 +98,8 @@ def monitor(stub: Stub, fresh_nats_server: Any, tmp_path: Path) -> Iterator[None
 async def watched(monitor: None, fresh_nats_server: Any, tmp_path: Path) -> AsyncIterator[Watched]:
     bundle = Bundle(tmp_path / RUN, NAME)
     bundle.logs.mkdir(parents=True)
-    spec = RunSpec(
-        bundle=str(bundle.root), run_name=NAME, profile="test", stages=["dynamics"], origins={},
-        configuration=RunConfig().model_dump(mode="json"),
-        policy={"monitor": {"monitor_interval_sec": INTERVAL_SEC}},
-    )  # fmt: skip
+    policy = {"monitor": {"monitor_interval_sec": INTERVAL_SEC}}
+    spec = run_spec(bundle.root, run_name=NAME, policy=policy)
     bus = await JetStreamBus.connect(fresh_nats_server.url, source="cli")
     await bus.publish(RunStarted(run_id=RUN, spec=spec))
     yield Watched(bus, bundle)

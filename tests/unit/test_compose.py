@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
 import subprocess
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from docker.check import images
+from docker.check.stack import Broken
 from services import nats_server
 from shared.events import SERVICES
 from tests import needs
@@ -131,3 +136,29 @@ def test_compose_reads_it_and_starts_one_of_each(flags: tuple[str, ...], suffix:
     assert found.returncode == 0, found.stderr
     ours = {f"{name}{suffix if name in ON_GPUS else ''}" for name in SERVICES}
     assert set(found.stdout.split()) == {"keys", "nats", *ours}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_check_finds_a_secret_in_any_layer_also_where_two_pieces_meet(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "CHUNK", 64)
+    layer = b"x" * 60 + b"SECRET" + b"x" * 100
+    with pytest.raises(Broken, match=r"a secret is in layer\.tar"):
+        images.search(archive(gzip.compress(layer) if packed else layer), [b"OTHER", b"SECRET"])
+    assert images.search(archive(layer), [b"OTHER"]) == len(layer) + 1
+
+
+def archive(layer: bytes) -> io.BytesIO:
+    """What `docker image save` writes, with one layer."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as files:
+        link = tarfile.TarInfo("0/layer.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "../layer.tar"
+        files.addfile(link)
+        for name, content in (("manifest.json", b"1"), ("layer.tar", layer)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            files.addfile(entry, io.BytesIO(content))
+    stream.seek(0)
+    return stream

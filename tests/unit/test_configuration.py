@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.commands.configuration.dotted_keys import Setting
 from services.commands.configuration.files import find_configs, profile_names
 from services.commands.configuration.resolve import Resolution, assignments, resolve
-from services.commands.schema import Setting
 from services.commands.training.options import TrainOptions
 from services.policy import Policy
 from shared.config import RunConfig

@@ -65,7 +65,7 @@ async def served(app: App[Any], bus: MemoryBus, settings: Settings) -> AsyncIter
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.005)
 
@@ -470,3 +470,19 @@ async def test_a_durable_consumer_goes_on_where_the_last_process_was(
     async with served(app, bus, settings):
         await until(lambda: len(got) == 2)
     assert got == [ANSWER, resumed]
+
+
+async def test_of_many_runs_the_one_longest_unused_is_let_go_and_read_again(
+    bus: MemoryBus, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MOST_RUNS", 2)
+    runs, ids = Runs(bus, settings), [RUN, f"{RUN}_2", f"{RUN}_3"]
+    for run_id in ids:
+        await bus.publish(RunStarted(run_id=run_id, spec=spec(tmp_path)))
+    first, second = await runs.spec(ids[0]), await runs.spec(ids[1])
+    assert await runs.spec(ids[0]) is first
+    await runs.spec(ids[2])
+    assert await runs.spec(ids[0]) is first
+    again = await runs.spec(ids[1])
+    assert again == second
+    assert again is not second

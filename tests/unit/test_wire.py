@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from shared.bus.wire import dead, decode, encode, published, service_of
 from shared.errors import MessageError
-from shared.events import AlertRaised, Heartbeat, StopChunk
+from shared.events import MESSAGES, AlertRaised, Heartbeat, Message, RunSpec, RunStarted, StopChunk, subject
 
 RUN = "20260101_000000"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STOP = StopChunk(run_id=RUN, stage="dynamics", attempt=3)
+
+
+def named(base: type[Message]) -> set[type[Message]]:
+    """The messages below a base, as far as the glossary has them."""
+    ours = {each for each in base.__subclasses__() if each.__module__.startswith("shared.")}
+    return {each for each in ours if "name" in vars(each)} | {deep for each in ours for deep in named(each)}
+
+
+def test_the_catalogue_has_every_message_of_the_glossary() -> None:
+    assert set(MESSAGES.values()) == named(Message)
 
 
 def test_a_message_travels_as_a_cloudevent_in_binary_mode() -> None:
@@ -95,3 +106,23 @@ def test_a_dead_letter_keeps_what_came_and_where() -> None:
 def test_only_services_have_dead_letters() -> None:
     assert service_of("trainer") == "trainer"
     assert service_of("cli") is None
+
+
+def test_an_event_or_a_reading_of_another_version_is_read_without_the_fields_that_are_unknown_here() -> None:
+    spec = RunSpec(
+        bundle=f"/runs/{RUN}", run_name="2026_01_01_12_00_00_pong", profile="demo", configuration={},
+        policy={}, origins={}, stages=["dynamics"],
+    )  # fmt: skip
+    beat = Heartbeat(run_id=RUN, service="trainer", pid=1, host="here", working_on=[])
+    began = RunStarted(run_id=RUN, spec=spec)
+    of_spec = began.model_dump(mode="json")
+    of_spec["spec"]["weather"] = {"rain": [1]}
+    for message, later in ((beat, beat.model_dump(mode="json") | {"mood": "good"}), (began, of_spec)):
+        assert decode(subject(message), json.dumps(later).encode()) == message
+    assert RunSpec.recorded(of_spec["spec"]) == spec
+
+
+def test_of_a_command_every_field_has_to_be_understood() -> None:
+    later = STOP.model_dump(mode="json") | {"gently": True}
+    with pytest.raises(MessageError, match="gently"):
+        decode(subject(STOP), json.dumps(later).encode())

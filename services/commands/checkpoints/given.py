@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.commands.checkpoints.found import checkpoints_of, newest_of, run_directories
-from services.commands.schema import Setting
+from services.commands.configuration.dotted_keys import Setting
 from shared.bundle import Bundle, sync_directory
 from shared.config import BACKBONE, RunConfig, TrainingConfig
 from shared.datasets.frames import FramesDataset
@@ -51,7 +51,8 @@ class Given:
         """Peak learning rate it was trained with, if it says so."""
         if self.checkpoint.schedule is not None:
             return self.checkpoint.schedule.peak
-        return next(iter(self.checkpoint.scheduler.get("base_lrs") or ()), None)
+        rates = self.checkpoint.scheduler.get("base_lrs")
+        return rates[0] if isinstance(rates, list | tuple) and rates else None
 
 
 def read_given(argument: str, stage: Stage, root: Path, *, training: TrainingConfig) -> Given:

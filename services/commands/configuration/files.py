@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import shared
+from services.commands.configuration.dotted_keys import Setting, child, closest, find, leaves, names
 from services.commands.configuration.yaml_file import read_mapping
-from services.commands.schema import Setting, child, closest, find, leaves, names
 from services.policy import Policy
 from shared.config import ALIGNED, RunConfig, StageFile, TrainingConfig
 from shared.errors import ConfigurationError, UsageError

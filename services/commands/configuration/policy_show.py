@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from services.commands.configuration.dotted_keys import KeyPath, closest, leaves
 from services.commands.configuration.files import Tree
 from services.commands.configuration.resolve import Resolution, layer
-from services.commands.schema import Path as KeyPath
-from services.commands.schema import closest, leaves
 from services.commands.terminal.output import say, say_json
 from services.commands.training.options import TrainOptions
 from services.commands.training.start import settle

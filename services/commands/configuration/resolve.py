@@ -17,10 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from services.commands.configuration.dotted_keys import KeyPath, Setting, closest, find, leaves
 from services.commands.configuration.files import Tree, file_settings, profile_settings, unknown_key
 from services.commands.configuration.yaml_file import is_finite, read_value
-from services.commands.schema import Path as KeyPath
-from services.commands.schema import Setting, closest, find, leaves
 from services.policy import Policy
 from shared.config import BACKBONE, RunConfig
 from shared.errors import ConfigurationError

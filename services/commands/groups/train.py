@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from services.commands.groups.arguments import Json, NatsUrl, TrueFalse
-from services.commands.training.options import FLAGS, Flag, TrainOptions, flag_of
+from services.commands.training.flags import Flag, flag_of
+from services.commands.training.options import FLAGS, TrainOptions
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:

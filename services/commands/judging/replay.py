@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.commands import places
+from services.commands.configuration.dotted_keys import KeyPath, Setting, child, leaves
 from services.commands.configuration.files import (
     Tree,
     display,
@@ -26,8 +27,6 @@ from services.commands.configuration.policy_show import value_at
 from services.commands.configuration.resolve import Resolution, assignments, combine, layer
 from services.commands.configuration.yaml_file import read_mapping
 from services.commands.judging.replay_view import Change, document, lines
-from services.commands.schema import Path as KeyPath
-from services.commands.schema import Setting, child, leaves
 from services.commands.terminal.output import say, say_json
 from services.gatekeeper.core.replay import replay as decide_again
 from shared.bus.journal import read_journal
@@ -81,7 +80,10 @@ def replay(
     younger = _younger(resolution)
     run_id = records[0].message.run_id
     policy_given, limit = resolution.policy.gatekeeper, resolution.run.inference.max_mse
-    found = decide_again(records, run_id, policy=policy_given, max_mse=limit)
+    try:
+        found = decide_again(records, run_id, policy=policy_given, max_mse=limit)
+    except ValidationError as error:
+        raise _unusable(argument, error) from None
     if as_json:
         say_json(json.dumps(document(run_id, changes, younger, found), indent=2))
     else:
@@ -102,10 +104,14 @@ def _spec(records: list[Recorded], argument: str) -> RunSpec:
         event = record.message
         if isinstance(event, OperatorRequested) and event.request == "start_run":
             try:
-                return RunSpec.model_validate(event.arguments.get("spec"))
+                return RunSpec.recorded(event.arguments.get("spec"))
             except ValidationError as error:
-                raise BundleError(f"{argument}: the run asks for what cannot be used: {error}") from None
+                raise _unusable(argument, error) from None
     raise BundleError(f"{argument}: {places.EVENTS_FILE} does not say what the run was asked to do")
+
+
+def _unusable(argument: str, error: ValidationError) -> BundleError:
+    return BundleError(f"{argument}: the run asks for what cannot be used: {error}")
 
 
 def _given(

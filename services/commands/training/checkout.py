@@ -10,11 +10,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.commands.configuration.dotted_keys import KeyPath, Setting, find
 from services.commands.configuration.files import Tree, display
 from services.commands.configuration.resolve import Resolution
 from services.commands.configuration.yaml_file import read_mapping
-from services.commands.schema import Path as KeyPath
-from services.commands.schema import Setting, find
 from services.trainer.checkout.repository import Repository
 from services.trainer.core.checkout.launch import warnings
 from shared.checkout import TRAINING, config, locate, script

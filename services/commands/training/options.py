@@ -10,50 +10,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from services.commands.schema import Path as KeyPath
-from services.commands.schema import Setting
+from services.commands.configuration.dotted_keys import KeyPath, Setting
+from services.commands.training.flags import (
+    OF_PROFILE,
+    OF_TRAINING,
+    Flag,
+    flag_of,
+    gate_flag,
+    report_flag,
+    stage_flag,
+)
 from shared.errors import UsageError
 from shared.events import STAGES, Stage
 
-OF_PROFILE, OF_TRAINING = "of the profile", "of training.yaml"
 EACH_STAGE = "<stage>."
 """Begins the keys that are set in every stage that is trained."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """What the command line says of a field of `TrainOptions`."""
-
-    help: str = ""
-    key: str | None = None
-    """Dotted key it sets, from the root of the configuration; none sets no key."""
-    default: str | None = None
-    """What holds without the flag, as --help says it."""
-    names: tuple[str, ...] = ()
-    """Other names than the field's own."""
-    metavar: str | None = None
-    min: int | None = None
-
-    @property
-    def text(self) -> str:
-        """The line in --help: what it is for, its key, its default."""
-        key = self.key.removeprefix("policy.") if self.key is not None else None
-        default = f"default {self.default}" if self.default is not None else None
-        known = ", ".join(part for part in (key, default) if part is not None)
-        return " ".join(part for part in (self.help, f"({known})" if known else "") if part)
-
-
-def _gate(key: str, default: str, text: str) -> Flag:
-    return Flag(text, f"policy.gatekeeper.{key}", default)
-
-
-def _report(key: str, default: str, text: str) -> Flag:
-    """Of a report that is not written yet: the run records what it is asked for."""
-    return Flag(f"{text} Recorded with the run.", f"policy.reporter.{key}", default)
-
-
-def _per_stage(group: str, stage: Stage, text: str = "Likewise.") -> Flag:
-    return Flag(text, f"policy.gatekeeper.{group}.{stage}", OF_PROFILE, min=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +78,16 @@ class TrainOptions:
     target_updates: Annotated[
         int | None, Flag("Absolute target of each trained stage.", "<stage>.n_updates", OF_PROFILE, min=1)
     ] = None
-    video_chunk: Annotated[int | None, _per_stage("chunk", "video_tokenizer", "Updates between gates.")] = (
+    video_chunk: Annotated[int | None, stage_flag("chunk", "video_tokenizer", "Updates between gates.")] = (
         None
     )
-    latent_chunk: Annotated[int | None, _per_stage("chunk", "latent_actions")] = None
-    dynamics_chunk: Annotated[int | None, _per_stage("chunk", "dynamics")] = None
+    latent_chunk: Annotated[int | None, stage_flag("chunk", "latent_actions")] = None
+    dynamics_chunk: Annotated[int | None, stage_flag("chunk", "dynamics")] = None
     video_min_batch_size: Annotated[
-        int | None, _per_stage("min_batch_size", "video_tokenizer", "Retune to no less.")
+        int | None, stage_flag("min_batch_size", "video_tokenizer", "Retune to no less.")
     ] = None
-    latent_min_batch_size: Annotated[int | None, _per_stage("min_batch_size", "latent_actions")] = None
-    dynamics_min_batch_size: Annotated[int | None, _per_stage("min_batch_size", "dynamics")] = None
+    latent_min_batch_size: Annotated[int | None, stage_flag("min_batch_size", "latent_actions")] = None
+    dynamics_min_batch_size: Annotated[int | None, stage_flag("min_batch_size", "dynamics")] = None
     init_batch_size: Annotated[
         int | None,
         Flag("First attempt's batch per process.", "<stage>.batch_size_per_gpu", OF_PROFILE, min=1),
@@ -150,7 +121,7 @@ class TrainOptions:
         Flag("End other launchers of this stack.", "policy.trainer.cleanup_extra_processes", "true"),
     ] = None
     enforce_dual_gpu_check: Annotated[
-        bool | None, _gate("enforce_dual_gpu_check", "true", "Both GPUs must be active.")
+        bool | None, gate_flag("enforce_dual_gpu_check", "true", "Both GPUs must be active.")
     ] = None
     monitor_interval_sec: Annotated[
         float | None, Flag("Between GPU readings.", "policy.monitor.monitor_interval_sec", "5")
@@ -161,17 +132,19 @@ class TrainOptions:
     gpu_required_samples: Annotated[
         int | None, Flag("Active readings a GPU needs.", "policy.monitor.gpu_required_samples", "2")
     ] = None
-    max_retries: Annotated[int | None, _gate("max_retries", "5", "Failed gates per stage.")] = None
+    max_retries: Annotated[int | None, gate_flag("max_retries", "5", "Failed gates per stage.")] = None
     max_inference_retries: Annotated[
-        int | None, _gate("max_inference_retries", "2", "Failed inference gates.")
+        int | None, gate_flag("max_inference_retries", "2", "Failed inference gates.")
     ] = None
     retry_chunk: Annotated[
-        int | None, _gate("retry_chunk", "2000", "Updates after a failed inference gate.")
+        int | None, gate_flag("retry_chunk", "2000", "Updates after a failed inference gate.")
     ] = None
     retry_init_learning_rate: Annotated[
-        float | None, _gate("retry_init_learning_rate", "0.0005", "Its largest peak, before decay.")
+        float | None, gate_flag("retry_init_learning_rate", "0.0005", "Its largest peak, before decay.")
     ] = None
-    retry_lr_decay: Annotated[float | None, _gate("retry_lr_decay", "0.7", "Factor per such retry.")] = None
+    retry_lr_decay: Annotated[float | None, gate_flag("retry_lr_decay", "0.7", "Factor per such retry.")] = (
+        None
+    )
     max_mse: Annotated[float | None, Flag("Limit of the inference gate.", "inference.max_mse", "0.03")] = None
     teacher_forced: Annotated[
         bool, Flag("Give true frames as context.", "inference.teacher_forced", "false")
@@ -180,22 +153,22 @@ class TrainOptions:
         int | None, Flag("Test on this window alone.", "inference.sample_index", "none", min=0)
     ] = None
     enable_wandb_analysis: Annotated[
-        bool | None, _report("enable_wandb_analysis", "true", "The W&B report: whether it is wanted.")
+        bool | None, report_flag("enable_wandb_analysis", "true", "The W&B report: whether it is wanted.")
     ] = None
     wandb_source: Annotated[
         Literal["api_first", "api_only", "local_only"] | None,
-        _report("wandb_source", "api_first", "The W&B report: where its history comes from."),
+        report_flag("wandb_source", "api_first", "The W&B report: where its history comes from."),
     ] = None
     history_audit_year: Annotated[
-        int | None, _report("history_audit_year", "2025", "The git evidence report: of which year.")
+        int | None, report_flag("history_audit_year", "2025", "The git evidence report: of which year.")
     ] = None
     history_audit_mode: Annotated[
         Literal["strict", "wide", "current_paths"] | None,
-        _report("history_audit_mode", "strict", "The git evidence report: which commits count."),
+        report_flag("history_audit_mode", "strict", "The git evidence report: which commits count."),
     ] = None
     history_repo: Annotated[
         Path | None,
-        _report("history_repo", "the checkout, else .", "The git evidence report: of which repository."),
+        report_flag("history_repo", "the checkout, else .", "The git evidence report: of which repository."),
     ] = None
     checkout: Annotated[
         Path | None,
@@ -307,11 +280,6 @@ def paths(key: str, stages: list[Stage]) -> list[KeyPath]:
     if not key.startswith(EACH_STAGE):
         return [tuple(key.split("."))]
     return [(stage, key.removeprefix(EACH_STAGE)) for stage in stages]
-
-
-def flag_of(name: str) -> str:
-    """How a flag is written on the command line."""
-    return "--" + name.replace("_", "-")
 
 
 def _table() -> dict[str, Flag]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.commands import places
+from services.commands.configuration.dotted_keys import Setting
 from services.commands.configuration.files import find_configs
 from services.commands.configuration.resolve import Resolution, assignments, resolve
 from services.commands.machine import place, usable_gpus
-from services.commands.schema import Setting
 from services.commands.training import checkout as theirs
 from services.commands.training.options import TrainOptions
 from services.policy import Policy

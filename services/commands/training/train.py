@@ -28,11 +28,10 @@ from services.commands.watching.follow import (
 from services.commands.watching.news import from_bus
 from services.commands.watching.sight import Sight
 from services.reporter.core.page.fold import PageFold, fold_all
-from shared.bundle import Bundle
 from shared.bus.journal import last_event
 from shared.bus.protocol import Bus
-from shared.errors import BundleError, UsageError
-from shared.events import OperatorCommand, ResumeRun, RunFinished, RunSpec, StartRun, StopRun
+from shared.errors import UsageError
+from shared.events import OperatorCommand, ResumeRun, RunFinished, StartRun, StopRun
 from shared.settings import Settings
 from shared.web import place
 
@@ -104,28 +103,8 @@ async def _session(
         else:
             assert resume is not None
             run = places.find_run(resume, root)
-            if connection.is_embedded(nats_url):
-                check_bundle(run, fold_all(run.run_id, await bus.events(run.run_id)).spec)
             command = ResumeRun(run_id=run.run_id, request_id=request_id())
         return await ask_and_follow(bus, command, console)
-
-
-def check_bundle(run: places.RunRef, spec: RunSpec | None) -> None:
-    """Make sure that the services, on this machine, find the bundle of a run to go on with.
-
-    Args:
-        run: As it was named.
-        spec: What its events say; none of a run that the server does not know.
-
-    Raises:
-        BundleError: It was moved, or its disk is not there; names both places and the cure.
-    """
-    if spec is None:
-        return
-    root = Settings().output_root
-    gone = Bundle(Path(spec.bundle), spec.run_name).gone(run.bundle or "NEW_PLACE")
-    if gone is not None and (root is None or not (root / run.run_id).is_dir()):
-        raise BundleError(f"--resume {run.run_id}: {gone}")
 
 
 async def new_run(bus: Bus, prepared: Prepared, now: datetime) -> StartRun:

@@ -24,10 +24,10 @@ from services.diagnosis.core.model import StageDiagnosis
 from services.diagnosis.layout import find_results
 from services.monitor.config import SilenceLimits
 from services.monitor.files import WRITING_SEC, changed
-from services.reporter.core.page.course import ENDED
 from shared import safe_yaml
 from shared.bundle import Bundle
 from shared.errors import BundleError, ConfigurationError
+from shared.events import ENDED
 from shared.sheets import newest_sheet
 from shared.wandb_file import ended
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from services.gatekeeper.config import Bounds
-from services.gatekeeper.core.fold import is_usable
+from services.gatekeeper.core.changes.inference import is_usable
 from services.gatekeeper.core.gate import withhold
 from services.gatekeeper.core.state import RunState, StageState
 from shared.events import STAGES, Decision, Document, GateDecided, InferenceDone, Reason, Stage

@@ -139,7 +139,7 @@ def _asked_for(event: Message, policy: Policy, max_mse: float) -> Message:
     """The event; where it asks for the run, it asks for it under the other policy."""
     if not isinstance(event, OperatorRequested) or event.request != "start_run":
         return event
-    spec = RunSpec.model_validate(event.arguments["spec"])
+    spec = RunSpec.recorded(event.arguments.get("spec"))
     inference = RunConfig.recorded(spec.configuration).inference.model_copy(update={"max_mse": max_mse})
     under = spec.model_copy(
         update={

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from services.gatekeeper.config import Policy
+from services.gatekeeper.core.seen import Seen
 from shared.config import InferenceConfig
 from shared.events import (
     STAGES,
@@ -27,42 +28,6 @@ from shared.events import (
     Stage,
     Status,
 )
-
-
-class Seen:
-    """A set of ids that only grows. `add` leaves the old set as it was, at the same cost however large it is.
-
-    All versions share one table of ids in the order they came; a version is its first `size` entries.
-    """
-
-    __slots__ = ("_size", "_table")
-
-    def __init__(self, table: dict[str, int] | None = None, size: int = 0) -> None:
-        self._table = table if table is not None else {}
-        self._size = size
-
-    def __contains__(self, message_id: object) -> bool:
-        return self._table.get(message_id, self._size) < self._size  # type: ignore[call-overload, no-any-return]
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Seen) and self._ids() == other._ids()
-
-    def __hash__(self) -> int:
-        return hash(self._size)
-
-    def add(self, message_id: str) -> Seen:
-        """This set and one more id."""
-        table = self._table
-        if len(table) != self._size:  # another version has grown from this one: leave it its table
-            table = {known: place for known, place in table.items() if place < self._size}
-        table[message_id] = self._size
-        return Seen(table, self._size + 1)
-
-    def _ids(self) -> set[str]:
-        return {known for known, place in self._table.items() if place < self._size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +168,8 @@ class Chunk:
     """The wait for evidence is over."""
     waived: bool = False
     """The operator goes on without the missing evidence."""
+    seen: frozenset[str] = frozenset()
+    """Ids of the events about it: they go with it, for then its attempt fences them off."""
 
     @property
     def missing(self) -> list[str]:
@@ -246,6 +213,7 @@ class RunState:
     sequence: int = 0
     """Of the run's last event."""
     seen: Seen = field(default_factory=Seen)
+    """Ids of the events read, but for those about a chunk (`Chunk.seen`): what a gate leaves is one id."""
     spec: RunSpec | None = None
     policy: Policy = field(default_factory=Policy)
     inference: InferenceConfig = field(default_factory=InferenceConfig)

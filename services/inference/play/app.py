@@ -25,6 +25,7 @@ from services.inference.play.legend import Legend
 from services.inference.play.messages import REQUEST, Token
 from services.inference.play.session import Session
 from shared.web.access import Access
+from shared.web.guesses import TooManyGuessesError
 from shared.web.origin import host_allowed, origin_allowed
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def create_app(
         "with_actions": with_actions,
     }
 
+    access = Access(config.token)
+
     async def asset(request: HttpRequest) -> Response:
         if not host_allowed(request.headers.get("host"), names):
             return PlainTextResponse("Not a name of this server. Name it with --host.", 403)
@@ -97,8 +100,7 @@ def create_app(
             await socket.close(FORBIDDEN)
             return
         await socket.accept()
-        if config.token is not None and not await _shows(socket, Access(config.token)):
-            text = "Only whoever has this server's token may play: open the address that it printed."
+        if (text := await _locked(socket, access)) is not None:
             with suppress(WebSocketDisconnect, RuntimeError):  # it left instead of answering
                 await socket.send_json({"type": "ended", "reason": "locked", "text": text})
                 await socket.close(FORBIDDEN)
@@ -131,16 +133,20 @@ def create_app(
     return Starlette(routes=[*routes, WebSocketRoute("/play", play)], lifespan=lifespan)
 
 
-async def _shows(socket: WebSocket, access: Access) -> bool:
-    """Ask a page for the token; whether it has it."""
+async def _locked(socket: WebSocket, access: Access) -> str | None:
+    """Ask a page for the token; why it may not play, if it may not."""
+    refusal = "Only whoever has this server's token may play: open the address that it printed."
     await socket.send_json({"type": "locked"})
     try:
         async with asyncio.timeout(TOKEN_SEC):
             message = await socket.receive()
         shown = Token.model_validate_json(message.get("text") or "")
+        host = socket.client.host if socket.client else ""
+        return None if access.knows(shown.token.encode(errors="replace"), host) else refusal
     except (TimeoutError, ValidationError):
-        return False
-    return access.knows(shown.token.encode(errors="replace"))
+        return refusal
+    except TooManyGuessesError as error:
+        return f"The server refuses: {error}."
 
 
 async def _receive(socket: WebSocket, session: Session, conductor: Conductor) -> None:

@@ -29,8 +29,8 @@ class PlayConfig(Config):
     host: str = LOOPBACK[0]
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 takes a free one."""
-    token: Annotated[str | None, Field(repr=False)] = None
-    """Asked of whoever wants to play; needed where others than this machine can reach the server."""
+    token: Annotated[str, Field(min_length=1, repr=False)]
+    """Asked of whoever wants to play."""
     fps: Annotated[float, Field(gt=0, le=60)] = 10.0
     """Frames per second that the decoding steps adapt to hold."""
     players: Annotated[int, Field(gt=0)] = 8

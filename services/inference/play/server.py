@@ -20,8 +20,8 @@ from services.inference.play.messages import LARGEST
 from services.inference.world import World
 from shared.datasets.frames import FramesDataset
 from shared.datasets.mapping import open_frames
-from shared.errors import DatasetError, UsageError, WorldloopError
-from shared.web.listen import LOOPBACK, address, listen, own_names
+from shared.errors import DatasetError, WorldloopError
+from shared.web.listen import address, listen, own_names
 
 THREADS = 4
 """Cores that decoding uses, at most: a batch of a few frames has no work for more."""
@@ -39,14 +39,8 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
         ready: Told the page's URL once it can be opened.
 
     Raises:
-        UsageError: Others than this machine could reach it, and there is no token.
         WorldloopError: Checkpoints or recording cannot be used, the port is taken, or decoding failed.
     """
-    if config.host not in LOOPBACK and not config.token:
-        raise UsageError(
-            f"--host {config.host} lets others in: set WORLDLOOP_PAGE_TOKEN to what they have to show, or "
-            "stay on the loopback interface and forward the port over SSH"
-        )
     torch.set_num_threads(min(THREADS, torch.get_num_threads(), idle_cores()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listener = listen(config.host, [config.port], cure="Name another with --port or --host")
@@ -80,6 +74,7 @@ def serve(config: PlayConfig, ready: Callable[[str], None]) -> None:
             app,
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # else whoever is on this machine may call itself what it likes
             ws="websockets-sansio",
             ws_max_size=LARGEST,
             ws_per_message_deflate=False,  # PNG and mp4 are compressed already

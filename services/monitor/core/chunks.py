@@ -18,9 +18,12 @@ from shared.events import (
     RunFinished,
     Stage,
 )
+from shared.recent import Recent
 
 Key = tuple[str, Stage, int]
 """Run, stage, attempt."""
+MOST_RUNS = 4096
+"""Runs of which is remembered how far they are closed; of others the log is asked again."""
 
 
 @dataclass(slots=True)
@@ -74,9 +77,10 @@ def key(event: ChunkStarted | ChunkDone | GpuEvidence | ArtifactEvidence) -> Key
     return (event.run_id, event.stage, event.attempt)
 
 
-def _before(one: ChunkStarted, other: ChunkStarted) -> bool:
-    """Whether a run's chunk was begun before another: told by what they train, for news may come late."""
-    return (STAGES.index(one.stage), one.attempt) < (STAGES.index(other.stage), other.attempt)
+def _place(wanted: Key) -> tuple[int, int]:
+    """Where a chunk stands among its run's, by what they train: news of one may come late."""
+    _, stage, attempt = wanted
+    return STAGES.index(stage), attempt
 
 
 class Chunks:
@@ -84,7 +88,8 @@ class Chunks:
 
     def __init__(self) -> None:
         self._chunks: dict[Key, Chunk] = {}
-        self._closed: set[Key] = set()
+        self._closed: Recent[str, tuple[int, int]] = Recent(MOST_RUNS)
+        """Run -> place of the last chunk that was closed: those before it are, too."""
 
     def get(self, wanted: Key) -> Chunk | None:
         """A chunk whose evidence is not complete yet."""
@@ -92,7 +97,8 @@ class Chunks:
 
     def closed(self, wanted: Key) -> bool:
         """Whether nothing more is to be measured: its evidence is out, or its run went on without."""
-        return wanted in self._closed
+        last = self._closed.get(wanted[0])
+        return last is not None and _place(wanted) <= last and wanted not in self._chunks
 
     def running(self) -> list[Chunk]:
         """Chunks that have not ended."""
@@ -134,14 +140,19 @@ class Chunks:
 
     def _close(self, chunk: Chunk) -> None:
         del self._chunks[chunk.key]
-        self._closed.add(chunk.key)
+        self._close_until(chunk.first.run_id, _place(chunk.key))
+
+    def _close_until(self, run_id: str, place: tuple[int, int]) -> None:
+        self._closed.put(run_id, max(place, self._closed.get(run_id) or place))
 
     def _start(self, event: ChunkStarted, time: float) -> None:
-        if key(event) in self._closed:
+        if self.closed(key(event)):
             return
         for other in self.running():
-            if other.first.run_id == event.run_id and _before(other.first, event):
+            if other.first.run_id == event.run_id and _place(other.key) < _place(key(event)):
                 self._close(other)  # the trainer works on one chunk at a time: this one never ended
+        stage, attempt = _place(key(event))
+        self._close_until(event.run_id, (stage, attempt - 1))  # those that this process never saw, too
         chunk = self._chunks.get(key(event))
         if chunk is None:
             self._chunks[key(event)] = Chunk(event, time, event, time)

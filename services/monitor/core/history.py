@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.events import HistoryStats, LossLevels, WindowStats
+from shared.events import HistoryStats, LossLevels
+from shared.windows import windows
 
 Column = NDArray[np.float64]
 
@@ -71,21 +72,6 @@ def statistics(
         frames_per_sec=_throughput(columns.get(SECONDS), frames_per_update),
         update_seconds=median_sec,
         slowdown=slowdown,
-    )
-
-
-def windows(values: Column) -> WindowStats:
-    """Means over the thirds and over the first and last 10 % (at least one row) of values without NaN."""
-    third, tenth = max(1, len(values) // 3), max(1, len(values) // 10)
-    middle = values[third : len(values) - third]
-    first10, last10 = float(values[:tenth].mean()), float(values[-tenth:].mean())
-    return WindowStats(
-        early=float(values[:third].mean()),
-        mid=float((middle if len(middle) else values).mean()),
-        late=float(values[-third:].mean()),
-        first10=first10,
-        last10=last10,
-        delta=last10 - first10,
     )
 
 

@@ -15,7 +15,7 @@ SEEN_MUCH = 0.5
 """Share of target frames known from training from which on a test says little about new frames."""
 MOTION = (0.8, 1.2)
 """Motion ratio outside of which predictions are too still or too restless."""
-ENDED: dict[Status, str] = {
+HOW_IT_ENDED: dict[Status, str] = {
     "passed": "passed",
     "stage_completed": "completed its stages",
     "failed": "failed",
@@ -30,7 +30,7 @@ def headline(story: Story, outcome: Outcome) -> str:
         reason = reason.removesuffix(" healthy")
     if outcome.over:
         marks = _marks(story, outcome)
-        what = f"The run {ENDED[outcome.status]}{f' ({marks})' if marks else ''}: {reason}."
+        what = f"The run {HOW_IT_ENDED[outcome.status]}{f' ({marks})' if marks else ''}: {reason}."
     else:
         what = (
             f"The run has not ended: when the last event came, {story.decided:%Y-%m-%d %H:%M:%S} UTC, it was "
@@ -46,7 +46,7 @@ def headline(story: Story, outcome: Outcome) -> str:
         what += f" It was only observed: {failed_gates} failed, and no setting was changed for that."
     if story.endings:
         time, before = story.endings[-1]
-        what += f" It {ENDED[before.status]} before, {time:%Y-%m-%d %H:%M:%S} UTC, and was resumed."
+        what += f" It {HOW_IT_ENDED[before.status]} before, {time:%Y-%m-%d %H:%M:%S} UTC, and was resumed."
     return f"{what} {_trained(story)} in {duration((story.decided - story.began).total_seconds())}."
 
 

@@ -21,7 +21,7 @@ def gate_line(gate: GateDecided, material: Material) -> str:
         f"- attempt {gate.attempt}, update {gate.gate_step} of {gate.target_step}: decision {gate.decision} "
         f"({inline(gate.reason)}), verdict {gate.verdict}, "
         f"checkpoint{role} {material.link(checkpoint, gate.attempt)}, "
-        f"launcher {number(gate.launcher_pid)}, dual_gpu_ok {gate.dual_gpu_ok}, "
+        f"launcher {number(gate.launcher_pid)}, dual_gpu_ok {number(gate.dual_gpu_ok)}, "
         f"patch {patch_text(gate.config_patch_applied)}, effective batch {gate.effective_batch}, "
         f"retries {gate.retries_used} of {gate.retries_max}, restarts {gate.restarts_used}{degraded}"
     )

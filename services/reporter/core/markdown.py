@@ -20,11 +20,11 @@ LONG = 30
 
 
 def number(value: object) -> str:
-    """A value as plain text: four digits, `none` where there is none."""
+    """A value as plain text: four digits, `true` and `false` as in a configuration, `none` for nothing."""
     if value is None:
         return "none"
     if isinstance(value, bool):
-        return str(value)
+        return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):

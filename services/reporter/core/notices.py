@@ -16,8 +16,7 @@ from shared.events import (
     ReportWritten,
     RunFinished,
     RunPaused,
-    RunQueued,
-    RunStarted,
+    SpecEvent,
     StageBlocked,
     StageCompleted,
 )
@@ -225,7 +224,7 @@ def _report(records: Sequence[Recorded]) -> str | None:
 
 
 def _name(event: Message, records: Sequence[Recorded]) -> str:
-    begun = (r.message for r in records if isinstance(r.message, RunStarted | RunQueued))
+    begun = (r.message for r in records if isinstance(r.message, SpecEvent))
     return next((message.spec.run_name for message in begun), event.run_id)
 
 

@@ -28,10 +28,9 @@ from shared.events import (
     ReportWritten,
     RunFinished,
     RunPaused,
-    RunQueued,
     RunResumed,
     RunSpec,
-    RunStarted,
+    SpecEvent,
     Stage,
     StageBlocked,
     StageCompleted,
@@ -138,7 +137,7 @@ def tell(records: Sequence[Recorded], *, ended: bool = True) -> Story | None:
     counts = _decides if ended else _is_told
     deciding = [place for place, record in enumerate(records) if counts(record.message)]
     told = records[: deciding[-1] + 1] if deciding else records
-    spec = next((r.message.spec for r in told if isinstance(r.message, RunStarted | RunQueued)), None)
+    spec = next((r.message.spec for r in told if isinstance(r.message, SpecEvent)), None)
     if spec is None:
         return None
     story = Story(told[0].message.run_id, spec, told[0].time, told[-1].time, selected=dict(spec.checkpoints))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -146,8 +146,10 @@ class Board:
 
     async def follow(self) -> None:
         """Keep up with the bus; for ever."""
-        last = max((recorded.sequence for recorded in await self._telling()), default=0)
-        for recorded in await self._telling():  # once more: one may have come between two names
+        last = 0
+        async for recorded in self._telling():
+            last = max(last, recorded.sequence)
+        async for recorded in self._telling():  # once more: one may have come between two names
             if recorded.sequence <= last:
                 self._listing.take(recorded)
         self._listed.set()
@@ -174,9 +176,19 @@ class Board:
                 self._forget(now)
                 await self._look_around([view for view in self._views.values() if view.lines])
 
-    async def _telling(self) -> list[Recorded]:
-        found = [recorded for event in TELLING for recorded in await self._bus.events(name=event.name)]
-        return sorted(found, key=lambda recorded: recorded.sequence)
+    async def _telling(self) -> AsyncGenerator[Recorded, None]:
+        """The events that the list is made of, in order, none kept: they hold whole specs."""
+        readers = [self._bus.past(name=event.name) for event in TELLING]
+        heads = [await anext(reader, None) for reader in readers]
+        while True:
+            ahead = [(head.sequence, place) for place, head in enumerate(heads) if head is not None]
+            if not ahead:
+                return
+            _, place = min(ahead)
+            head = heads[place]
+            assert head is not None
+            yield head
+            heads[place] = await anext(readers[place], None)
 
     def _take(self, recorded: Recorded) -> None:
         message = recorded.message

@@ -24,6 +24,8 @@ from shared.wandb_rows import STEP
 
 MAX_ROWS = 8_000_000
 """Rows of all columns that are kept, at 16 bytes each."""
+FILE_ROWS = 64
+"""Rows that a file counts for besides its own: there may be thousands of short ones."""
 BATCH_BYTES = 16 * 2**20
 """Text that is parsed at a time."""
 TAIL_BYTES = 128
@@ -122,7 +124,10 @@ class Histories:
         )
 
     def _let_go(self) -> None:
-        sizes = {key: sum(len(each.steps) for each in files.values()) for key, files in self._kept.items()}
+        sizes = {
+            key: sum(len(each.steps) + FILE_ROWS for each in files.values())
+            for key, files in self._kept.items()
+        }
         for key in list(self._kept)[:-1]:
             if sum(sizes.values()) <= self._max_rows:
                 return

@@ -13,13 +13,14 @@ import uvicorn
 
 from services.reporter.page.app import Site, create_app
 from services.reporter.page.board import Board
+from services.reporter.page.door import Door
 from shared.bus.protocol import Bus
-from shared.errors import UsageError
+from shared.errors import ConfigurationError, UsageError
 from shared.service import Runs
 from shared.settings import Settings
 from shared.web.access import Access
-from shared.web.listen import LOOPBACK, address, listen, own_names
-from shared.web.place import forget, last_port, record
+from shared.web.listen import address, listen, own_names
+from shared.web.place import forget, last_port, record, token
 
 PORTS = 20
 """Ports that are tried from the wanted one on."""
@@ -65,28 +66,27 @@ class PageServer:
 def open_page(bus: Bus, runs: Runs, settings: Settings) -> PageServer | None:
     """Listen, and record the address in the state directory; none, with a reason in the log, if that fails.
 
-    Where others could reach it, whoever opens it must have a token: without one it is served on the loopback
-    interface only.
+    Whoever opens it must have the token, also on this machine: its other users can reach the port.
     """
-    host, token = settings.page_host, settings.page_token
-    if host not in LOOPBACK and not token:
-        log.warning(
-            "the page is served on the loopback interface only: for others, set WORLDLOOP_PAGE_TOKEN",
-            wanted=host,
-        )
-        host = LOOPBACK[0]
+    host = settings.page_host
     cure = "Name another with WORLDLOOP_PAGE_HOST or WORLDLOOP_PAGE_PORT"
     try:
+        access = Access(token(settings))
         listener = listen(host, _ports(settings.page_port, last_port(settings)), cure=cure)
-    except UsageError as error:
+    except (ConfigurationError, UsageError) as error:
         forget(settings)
         log.error("there is no page", problem=str(error))  # noqa: TRY400 - the reports go on
         return None
     url = address(listener)
     board = Board(bus, runs.place)
-    app = create_app(Site(board, bus, own_names(host), Access(token)))
+    app = create_app(Site(board, bus, Door(own_names(host), access)))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=GOODBYE_SEC, lifespan="off"
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GOODBYE_SEC,
+        lifespan="off",
+        proxy_headers=False,  # else whoever is on this machine may call itself what it likes
     )
     try:
         record(settings, url)

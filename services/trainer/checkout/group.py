@@ -7,7 +7,6 @@ newest checkpoint is what remains.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -21,8 +20,8 @@ from services.trainer.checkout.start import Started, start
 from services.trainer.config import Policy
 from services.trainer.core.checkout.dialect import Dialect
 from services.trainer.core.checkout.launch import ranks, warnings
-from services.trainer.core.launch import device
 from services.trainer.group import Gone
+from services.trainer.launcher import Launcher
 from services.trainer.wire import Finished, Progress, Run, Saved
 from shared.bundle import Bundle
 from shared.checkout import script
@@ -41,7 +40,7 @@ class Dialects(dict[str, Dialect]):
     """Path of a script -> how it counts, as its launches have shown."""
 
 
-class CheckoutGroup:
+class CheckoutGroup(Launcher):
     """One launch. Make it with `launch`; after `finish` it is used up.
 
     Args:
@@ -53,13 +52,11 @@ class CheckoutGroup:
     """
 
     def __init__(self, run: Run, policy: Policy, started: Started, dialects: Dialects, name: str) -> None:
-        config = StageConfig.recorded(run.plan.parameters)
-        self.run_id, self.requirements = run.run_id, OWN_LAUNCH
-        self.world_size, self.device = ranks(config), device(config)
-        self.policy, self.idle_since = policy, time.monotonic()
+        super().__init__(run, policy, started.launched)
+        self.requirements = OWN_LAUNCH
+        self.world_size = ranks(StageConfig.recorded(run.plan.parameters))
         self._run, self._started, self._dialects, self._name = run, started, dialects, name
-        self._signs = Signs(run, started.counts, started.takeover, started.log_file)
-        self._exit = asyncio.ensure_future(started.process.wait())
+        self._signs = Signs(run, started.counts, started.takeover, started.launched.log_file)
         self._stopping = False
         self._members: set[psutil.Process] = set()
         self._cpu: dict[int, float] = {}
@@ -94,21 +91,6 @@ class CheckoutGroup:
         started = await start(run, checkout, bundle, settings, log_file, dialects.get(name))
         return cls(run, policy, started, dialects, name)
 
-    @property
-    def pid(self) -> int:
-        """The launcher's."""
-        return self._started.process.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether the launcher lives."""
-        return not self._exit.done()
-
-    @property
-    def exit_code(self) -> int | None:
-        """The launcher's; none while it lives."""
-        return self._exit.result() if self._exit.done() else None
-
     def hand(self, run: Run) -> None:
         """It was launched for this plan and takes no other."""
         assert run == self._run
@@ -136,7 +118,7 @@ class CheckoutGroup:
                 await heard(signs.progress())
             misjudged = self._learn(over=over)
             hung = not over and time.monotonic() - advanced > hang_timeout_sec
-            diverged = takeover.diverged  # once it is in the history, not just printed
+            diverged = takeover.logged.diverged  # once it is in the history, not just printed
             if over or misjudged or hung or diverged or self._stopping:
                 break
         code = self.exit_code
@@ -144,13 +126,13 @@ class CheckoutGroup:
         try:
             wandb_run_id, wandb_dir = await asyncio.to_thread(takeover.finish, died=code != 0)
         except OSError as error:
-            text = f"{signs.stderr()}\nWhat the launch wrote cannot be taken over: {error}"
+            text = f"{self.stderr()}\nWhat the launch wrote cannot be taken over: {error}"
             return Gone(hung=False, exit_code=code or 1, stderr=text)
         if misjudged:
             return Gone(hung=False, exit_code=code, stderr="", misjudged=True)
         signs.count()
         if code != 0 and not signs.diverged:
-            return Gone(hung=hung, exit_code=code, stderr=signs.stderr())
+            return Gone(hung=hung, exit_code=code, stderr=self.stderr())
         whole = self._run.resume_step == 0 and self._run.plan.ends_stage
         return Finished(
             reason="non_finite" if signs.diverged else "completed",
@@ -159,7 +141,7 @@ class CheckoutGroup:
             timing={},
             wandb_run_id=wandb_run_id,
             wandb_dir=wandb_dir,
-            problems=[*takeover.problems, *warnings(self._started.dialect, whole_stage=whole)],
+            problems=[*takeover.logged.problems, *warnings(self._started.dialect, whole_stage=whole)],
         )
 
     async def end(self, exit_grace_sec: float | None = None) -> set[int]:  # noqa: ARG002 - nobody to ask
@@ -171,18 +153,14 @@ class CheckoutGroup:
         Returns:
             Their pids.
         """
-        launcher = processes.alive([self.pid]) if self.alive else []
-        members = processes.tree([*self._members, *launcher])
-        if survivors := await processes.end(members, self.policy.kill_grace_sec):
-            log.error("training processes could not be ended", pids=[each.pid for each in survivors])
-        await asyncio.shield(self._exit)
-        shutil.rmtree(self._started.scratch, ignore_errors=True)
+        members = self._with_all(self._members)
+        await self._end(members)
         return {self.pid, *(each.pid for each in self._members), *(each.pid for each in members)}
 
     def _look_at_processes(self) -> None:
         if self.alive:
             # a process whose parent has ended is no descendant any more, but it is still ours to end
-            seen = self._members.union(processes.tree(processes.alive([self.pid])))
+            seen = self._members.union(self._with_all([]))
             self._members = {each for each in seen if processes.lives(each)}
             self._cpu |= _cpu_seconds(self.pid, self._members)
 

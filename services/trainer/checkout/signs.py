@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from pathlib import Path
 
@@ -23,7 +22,6 @@ FILES_SEC = 2.0
 """Between two looks at the files; ten times as long as one takes, where that is more."""
 READ_BYTES = 1 << 20
 """Output that is read at once; a line that is longer is read in pieces."""
-TAIL_BYTES = 64 << 10
 
 
 class Signs:
@@ -49,7 +47,7 @@ class Signs:
     @property
     def diverged(self) -> bool:
         """Whether a loss was printed or logged that is not finite."""
-        return self._told.non_finite or self._takeover.diverged
+        return self._told.non_finite or self._takeover.logged.diverged
 
     async def look(self, *, over: bool) -> bool:
         """Read what was written since the last look.
@@ -72,7 +70,7 @@ class Signs:
 
     def count(self) -> bool:
         """Take the furthest that anything shows; whether that is further than before."""
-        start, rows, saved = self._run.resume_step, self._takeover.rows, self._takeover.saved()
+        start, rows, saved = self._run.resume_step, self._takeover.logged.rows, self._takeover.saved()
         logged = max(rows) + 1 - start if rows else 0
         written = max(saved) + 1 + self._counts.offset - start if saved else 0
         before = self.updates
@@ -87,7 +85,7 @@ class Signs:
         W&B writes its rows every 15 seconds: until then the loss is the one that was printed last.
         """
         updates, since = self._began or (0, time.monotonic())
-        rows, passed = self._takeover.rows, time.monotonic() - since
+        rows, passed = self._takeover.logged.rows, time.monotonic() - since
         newest = rows[max(rows)] if rows else {}
         printed = None if self._told.loss is None else self._told.loss * self._takeover.launch.loss_factor
         loss = newest.get(LOSS, printed)
@@ -99,13 +97,6 @@ class Signs:
             learning_rate=newest.get(RATE, self._run.plan.schedule.peak),
             frames_per_sec=frames / passed if passed > 0 else 0.0,
         )
-
-    def stderr(self) -> str:
-        """The end of its output."""
-        with self._log_file.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - TAIL_BYTES))
-            return stream.read().decode(errors="replace")
 
     def _read_output(self, *, over: bool) -> None:
         with self._log_file.open("rb") as stream:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +10,10 @@ import structlog
 
 from services.trainer.checkout import takeover
 from services.trainer.checkout.repository import Repository
-from services.trainer.checkout.takeover import Launch, Takeover
+from services.trainer.checkout.takeover import Takeover
 from services.trainer.core.checkout.dialect import Dialect
-from services.trainer.core.checkout.launch import Counts, command, counts, overrides, ranks
-from services.trainer.core.guarding import ATTEMPT, RUN, STACK
-from services.trainer.core.launch import device, tuning
-from services.trainer.group import cores, scratch_of
+from services.trainer.core.checkout.launch import Counts, Launch, command, counts, overrides, ranks
+from services.trainer.launcher import Launched, launch, scratch_for
 from services.trainer.wire import Run
 from shared.bundle import Bundle
 from shared.checkout import TRAINING, config, script
@@ -34,10 +29,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Started:
     """A launcher that runs."""
 
-    process: asyncio.subprocess.Process
-    scratch: Path
-    """Its temporary files."""
-    log_file: Path
+    launched: Launched
     takeover: Takeover
     counts: Counts
     dialect: Dialect
@@ -94,36 +86,26 @@ async def start(
     )
     taking = Takeover(bundle, takeover.directory(bundle, plan.stage, plan.attempt, run.launch), meaning)
     taking.begin()
-    scratch = scratch_of(settings) / secrets.token_hex(4)
-    for folder in (log_file.parent, scratch):
-        folder.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_for(settings)
+    environment = {
+        **_environment(checkout, taking.directory, parameters, settings),
+        **_git_index(Path(checkout.directory), scratch),
+    }
     log.info("launching the checkout's script", command=" ".join(line), directory=checkout.directory)
-    with log_file.open("ab") as output:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *line,
-                cwd=checkout.directory,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    **tuning(device(parameters), ranks(parameters), cores()),
-                    **_environment(run, checkout, taking.directory, parameters, settings, scratch),
-                    **_git_index(Path(checkout.directory), scratch),
-                },
-            )
-        except OSError as error:
-            shutil.rmtree(taking.directory)
-            shutil.rmtree(scratch)
-            raise ConfigurationError(
-                f"--checkout {checkout.directory}",
-                "",
-                f"{line[0]} cannot be started: {error.strerror}",
-                "Name the checkout's interpreter with --python-exec and its launcher with --torchrun",
-            ) from None
-    return Started(process, scratch, log_file, taking, counted, dialect)
+    try:
+        launched = await launch(
+            line, run, settings, log_file, scratch, environment,
+            ranks=ranks(parameters), directory=checkout.directory,
+        )  # fmt: skip
+    except OSError as error:
+        shutil.rmtree(taking.directory)
+        raise ConfigurationError(
+            f"--checkout {checkout.directory}",
+            "",
+            f"{line[0]} cannot be started: {error.strerror}",
+            "Name the checkout's interpreter with --python-exec and its launcher with --torchrun",
+        ) from None
+    return Started(launched, taking, counted, dialect)
 
 
 def _git_index(checkout: Path, scratch: Path) -> dict[str, str]:
@@ -136,20 +118,11 @@ def _git_index(checkout: Path, scratch: Path) -> dict[str, str]:
 
 
 def _environment(
-    run: Run,
-    checkout: CheckoutSpec,
-    directory: Path,
-    parameters: StageConfig,
-    settings: Settings,
-    scratch: Path,
+    checkout: CheckoutSpec, directory: Path, parameters: StageConfig, settings: Settings
 ) -> dict[str, str]:
-    """Marks that say whose processes these are, and places to write to: nothing goes into the checkout."""
+    """Places to write to: nothing goes into the checkout."""
     wandb = settings.cache_dir / "wandb"
     return {
-        STACK: str(settings.state_dir),
-        RUN: run.run_id,
-        ATTEMPT: f"{run.plan.stage}/{run.plan.attempt}",
-        "RUN_BUNDLE_ROOT": run.bundle,
         "NG_RUN_ROOT_DIR": str(directory.absolute()),
         "WANDB_DIR": str(directory.absolute()),
         # a run that keeps nothing has no history: what stays on this machine is written in any case
@@ -157,10 +130,8 @@ def _environment(
         "WANDB_CACHE_DIR": str(wandb),
         "WANDB_CONFIG_DIR": str(wandb / "config"),
         "WANDB_DATA_DIR": str(wandb / "data"),
-        "TMPDIR": str(scratch),
         "TORCHINDUCTOR_CACHE_DIR": str(settings.cache_dir / "inductor"),  # else compiled anew in each TMPDIR
         "MPLBACKEND": "Agg",
         "PYTHONPATH": checkout.directory,
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
     }

@@ -1,4 +1,4 @@
-"""Taking over what a launch writes: checkpoints, sheets, history come into the bundle under absolute steps.
+"""Taking over what a launch writes: it comes into the bundle under absolute steps.
 
 Every launch writes into a directory of its own. While it runs, what it has written whole is linked into the
 bundle; when it is over, all the rest, and the directory goes. A record in the directory says what its step
@@ -8,7 +8,6 @@ numbers mean, so that a trainer that starts after one was killed takes over what
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import shutil
@@ -16,41 +15,20 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import structlog
-
-from services.trainer.core.checkout import rows
+from services.trainer.checkout.logged import Logged
 from services.trainer.core.checkout.dialect import Dialect, by_steps
-from services.trainer.core.checkout.rows import Row
+from services.trainer.core.checkout.launch import Launch
 from shared.bundle import DIRECTORY_OFFSET, Bundle, checkpoint_directories, write_atomic
-from shared.errors import BundleError, CheckpointError
-from shared.events import Stage, Value
+from shared.errors import CheckpointError
+from shared.events import Stage
 from shared.sheets import sheet_step
-from shared.wandb_file import WandbFile, wait_until_settled
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FILES = ("model_state_dict.pt", "optim_state_dict.pt", "state.pt")
 RECORD = "launch.json"
 SETTLED_SEC = 2.0
 """A file that has not changed for so long is written whole."""
 Signature = tuple[tuple[str, int, int], ...]
-
-
-class Launch(Value):
-    """What the step numbers of a launch mean."""
-
-    stage: Stage
-    attempt: int
-    start_step: int
-    """Absolute updates done before it."""
-    end_step: int
-    """And after its last."""
-    offset: int
-    """Added to a step number of its files, it gives the absolute one."""
-    loss_factor: int = 1
-    """A logged loss times this is the loss."""
 
 
 @dataclass
@@ -66,14 +44,11 @@ class Takeover:
     bundle: Bundle
     directory: Path
     launch: Launch
-    rows: dict[int, Row] = field(default_factory=dict)
-    """Absolute step -> row, as last read."""
-    diverged: bool = False
-    """A row has a loss that is not finite."""
-    unreadable: str | None = None
-    """Why there is no history though W&B has a file."""
+    logged: Logged = field(init=False)
     _taken: dict[Path, Signature] = field(default_factory=dict)
-    _log: tuple[Path, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.logged = Logged(self.bundle, self.directory / "wandb", self.launch)
 
     def begin(self) -> None:
         """Make the directory; the record in it makes sense of what will be written there."""
@@ -117,7 +92,7 @@ class Takeover:
                 prefix = source.stem.rpartition("_step_")[0]
                 name = f"{prefix}_step_{number - DIRECTORY_OFFSET + self.launch.offset}.png"
                 self._take_file(source, self.bundle.visualizations(self.launch.stage) / name)
-        self._read_history(over=over)
+        self.logged.read(over=over)
 
     def finish(self, *, died: bool) -> tuple[str | None, str | None]:
         """Take over all the rest and remove it from the directory; the processes have ended.
@@ -135,9 +110,9 @@ class Takeover:
         """
         self.look(over=True)
         if died and not self.misread:
-            self._bridge()
+            self.logged.bridge(max((step + self.launch.offset for step, _ in self._checkpoints()), default=0))
         run_id, place = None, None
-        for run in self._runs():
+        for run in self.logged.runs():
             moved = self.bundle.root / "wandb" / run.name
             moved.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(run, moved)
@@ -151,15 +126,6 @@ class Takeover:
         with contextlib.suppress(OSError):  # other launches' directories
             self.directory.parent.rmdir()
         return run_id, place
-
-    @property
-    def problems(self) -> list[str]:
-        """What a person should know about the launch, once it is over."""
-        why = self.unreadable or (
-            "it logged nothing to W&B, whose local file is the history. Look whether the checkout has "
-            "use_wandb and its environment has wandb"
-        )
-        return [] if self.rows else [f"the launch left no history: {why}"]
 
     @property
     def _output(self) -> Path:
@@ -222,62 +188,6 @@ class Takeover:
         beside.replace(target)
         self._taken[source] = signature
 
-    # --- history ------------------------------------------------------------------------------------------
-
-    def _runs(self) -> list[Path]:
-        """Directories of W&B runs, oldest first; `latest-run` is a link to one of them."""
-        found = [path for path in (self.directory / "wandb").glob("*run-*") if not path.is_symlink()]
-        return sorted(found, key=lambda path: path.stat().st_mtime)
-
-    def _files(self) -> list[Path]:
-        return [path for run in self._runs() for path in run.glob("*.wandb")]
-
-    def _read_history(self, *, over: bool) -> None:
-        """Read the W&B file if it has grown, and write the attempt's history."""
-        files = self._files()
-        if not files:
-            return
-        file, launch = WandbFile(files[-1]), self.launch
-        try:
-            if over:
-                wait_until_settled(file.path)
-            if self._log == (file.path, size := file.path.stat().st_size):
-                return
-            self._log = file.path, size
-            self.rows = rows.by_update(
-                file.rows(),
-                launch.offset,
-                first=launch.start_step,
-                end=launch.end_step,
-                loss_factor=launch.loss_factor,
-            )
-        except BundleError as error:
-            self.unreadable = str(error)
-        self.diverged = rows.diverged(self.rows.values())
-        self._write_history()
-
-    def _bridge(self) -> None:
-        """Give updates a row that a checkpoint proves, and whose row W&B had not written yet.
-
-        W&B writes its file every 15 seconds, and at the end; what a killed process logged after that is gone.
-        Such a row has a step and no numbers: whoever counts the updates finds them, whoever means the losses
-        leaves them out.
-        """
-        launch = self.launch
-        reached = max((step + launch.offset for step, _ in self._checkpoints()), default=0)
-        lost = [step for step in range(launch.start_step, reached) if step not in self.rows]
-        if lost and any(self._files()):
-            log.warning("W&B had not written the rows of these updates yet", first=lost[0], last=lost[-1])
-            bare: dict[int, Row] = {step: {rows.STEP: step} for step in lost}
-            self.rows = dict(sorted((self.rows | bare).items()))
-            self._write_history()
-
-    def _write_history(self) -> None:
-        if self.rows:
-            path = self.bundle.history(self.launch.stage, self.launch.attempt)
-            before = _rows_before(path, self.launch.start_step)
-            write_atomic(path, _table([*before, *self.rows.values()]))
-
 
 def leftovers(bundle: Bundle) -> Iterator[Takeover]:
     """Launches whose trainer was killed before it took over what they wrote."""
@@ -318,20 +228,3 @@ def _settled(files: Iterable[Path]) -> bool:
 def _signature(files: Iterable[Path]) -> Signature:
     about = ((path.name, path.stat()) for path in sorted(files))
     return tuple((name, each.st_size, each.st_mtime_ns) for name, each in about)
-
-
-def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
-    """What earlier launches of the attempt wrote, up to the checkpoint that this one went on from."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        return [row for row in csv.DictReader(stream) if int(row[rows.STEP]) < step]
-
-
-def _table(found: list[dict[str, Any]]) -> str:
-    names = dict.fromkeys(name for row in found for name in row)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return stream.getvalue()

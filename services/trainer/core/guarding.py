@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from services.trainer.core.launch import ENTRY
+from services.trainer.core.launch import ENTRY, LAUNCHER
 from shared.events import STAGES
 
 STACK, RUN, ATTEMPT = "WORLDLOOP_STACK", "WORLDLOOP_RUN", "WORLDLOOP_ATTEMPT"
@@ -18,7 +18,7 @@ SCRIPTS = tuple(f"/scripts/{file}" for file in FILES)
 INTERPRETER = re.compile(r"pythonw?\d*(\.\d+)*t?(\.exe)?", re.IGNORECASE)
 WITH_VALUE = ("-W", "-X")
 """Options of the interpreter that take the next word."""
-TORCHRUN = ("torch.distributed.run", "torchrun")
+TORCHRUN = ("torch.distributed.run", "torchrun", LAUNCHER)
 """What starts them, as module or as script."""
 AS_MODULE, NO_PYTHON = ("-m", "--module"), "--no-python"
 FLAGS = (*AS_MODULE, NO_PYTHON, "--standalone", "--run-path", "--virtual-local-rank")

@@ -10,6 +10,8 @@ from shared.config import StageConfig
 
 ENTRY = "services.trainer.worker"
 """Module that every rank runs."""
+LAUNCHER = "services.trainer.torchrun"
+"""Module that starts the ranks of a host, if they are several."""
 ON_CPU = {
     # glibc keeps the memory of freed tensors; without, the kernel takes half of training's CPU time
     "MALLOC_MMAP_THRESHOLD_": "33554432",
@@ -62,7 +64,7 @@ def command(python: str, ranks: int, meeting: Meeting | None = None) -> list[str
     if ranks == 1 and meeting is None:
         return [python, "-m", ENTRY]
     where = ["--standalone", "--local-addr=127.0.0.1"] if meeting is None else _agent(meeting)
-    return [python, "-m", "torch.distributed.run", *where, f"--nproc_per_node={ranks}", "-m", ENTRY]
+    return [python, "-m", LAUNCHER, *where, f"--nproc_per_node={ranks}", "-m", ENTRY]
 
 
 def _agent(meeting: Meeting) -> list[str]:

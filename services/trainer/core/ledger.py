@@ -45,6 +45,8 @@ class Ledger:
     """Runs that the operator wants to end."""
     stops: set[Key] = field(default_factory=set)
     """Started chunks that are to end: the command that said so may have been acked by a trainer that died."""
+    read: int = 0
+    """Sequence of the newest event that was noted."""
 
     def answered(self, key: Key) -> bool:
         """Whether a command for this chunk comes too late: it is done, or a later attempt was begun."""
@@ -66,6 +68,7 @@ class Ledger:
 
     def take(self, record: Recorded) -> None:
         """Note an event of the log; after the last of them, `complete`."""
+        self.read = record.sequence
         match record.message:
             case ChunkStarted(run_id=run_id, stage=stage, attempt=attempt) as started:
                 first = self.begun.get((run_id, stage, attempt))

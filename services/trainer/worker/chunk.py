@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Literal
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from services.trainer.outputs import is_replaced
 from services.trainer.wire import Finished, Progress, Run, Saved
 from services.trainer.worker.history import History
 from services.trainer.worker.link import Link
@@ -146,12 +148,14 @@ class Chunk:
             self.desk.progress(done, values, windows * config.context_length, at_end=at_end)
 
     def _keep(self, step: int) -> bool:
-        """Write history, sheet and checkpoint, in this order.
+        """Write history, sheet and checkpoint, in this order; nothing more once others train this attempt.
 
         Returns:
             False, with nothing written but the history, when the weights are no numbers.
         """
         if self.desk is not None:
+            if is_replaced(self.session.bundle, self.run):
+                threading.Event().wait()  # until the trainer hears of it, too, and ends
             self.desk.history.flush()
         if not self.session.finite():
             return False

@@ -21,26 +21,14 @@ from services.reporter.core.page.model import (
     ServiceRow,
     SheetRow,
     Spent,
-    StageRow,
 )
 from shared.events import SERVICES, GateStage
+from tests.page_rows import attempt_row, gate_row, stage_row
 
 RUN = "20260102_030405"
 NOW = 1767326645.0
 """2026-01-02 04:04:05 UTC."""
 RESULTS = "results/2026_01_02_03_04_05_pong"
-
-
-def stage(name: GateStage, state: str = "complete", **changes: Any) -> StageRow:
-    """A stage of 900 updates in three chunks."""
-    row: dict[str, Any] = {
-        "id": name, "stage": name, "state": state, "step": 900, "accepted_step": 900, "chunk_target": None,
-        "target": 900, "attempt": 3, "gates": 3, "loss": 0.0123, "learning_rate": 1e-3,
-        "updates_per_sec": 8.5, "frames_per_sec": 272.0, "eta": None, "retries_used": 0, "retries_max": 5,
-        "restarts_used": 0, "restarts_max": 2, "rungs": ["learning_rate * 0.8", "log_interval / 2"],
-        "climbed": [], "checkpoint": None, "best": None,
-    }  # fmt: skip
-    return StageRow.model_validate(row | changes)
 
 
 def measured(name: str, value: str, threshold: str, *, ok: bool) -> Measured:
@@ -50,20 +38,14 @@ def measured(name: str, value: str, threshold: str, *, ok: bool) -> Measured:
 
 def gate(attempt: int, step: int, **changes: Any) -> GateRow:
     """A gate of dynamics that was accepted."""
-    row: dict[str, Any] = {
-        "id": f"dynamics/{attempt}", "time": NOW - 600 + 60 * attempt, "stage": "dynamics",
-        "attempt": attempt, "start_step": step - 300, "step": step, "decision": "continue",
-        "verdict": "continue", "reason": "healthy",
+    plain: dict[str, Any] = {
         "why": f"All 2 checks hold. It goes on to update {step + 300}.",
         "values": [
             measured("chunk_end", "completed", "completed", ok=True),
             measured("final_loss", "0.41", "5", ok=True),
         ],
-        "metrics": {}, "changes": {}, "resume_from": None, "resume_step": step, "accepted": True,
-        "superseded": False, "effective_batch": 8, "retries_used": 0, "retries_max": 5, "dual_gpu_ok": True,
-        "degraded": False, "observed": None, "evidence": [], "recommendations": [],
-    }  # fmt: skip
-    return GateRow.model_validate(row | changes)
+    }
+    return gate_row("dynamics", attempt, step - 300, step, NOW - 600 + 60 * attempt, **(plain | changes))
 
 
 def failed(attempt: int, step: int) -> GateRow:
@@ -88,15 +70,7 @@ def failed(attempt: int, step: int) -> GateRow:
 
 def attempt(number: int, start: int, end: int | None, **changes: Any) -> AttemptRow:
     """An attempt of dynamics."""
-    row: dict[str, Any] = {
-        "id": f"dynamics/{number}", "stage": "dynamics", "attempt": number,
-        "parent": f"dynamics/{number - 1}" if number > 1 else None, "start_step": start, "end_step": end,
-        "target_step": start + 300, "superseded_from": None, "launches": 1, "warm": number > 1,
-        "began": NOW - 660 + 60 * number, "ended": None if end is None else NOW - 600 + 60 * number,
-        "end": None if end is None else "completed", "decision": None if end is None else "continue",
-        "parameters": {}, "device": "2 x cuda",
-    }  # fmt: skip
-    return AttemptRow.model_validate(row | changes)
+    return attempt_row("dynamics", number, start, end, NOW - 660 + 60 * number, **changes)
 
 
 def page(**changes: Any) -> Page:
@@ -126,13 +100,13 @@ def page(**changes: Any) -> Page:
         "knobs": {},
         "eta": NOW + 300,
         "stages": [
-            stage("video_tokenizer"),
-            stage("latent_actions"),
-            stage(
+            stage_row("video_tokenizer"),
+            stage_row("latent_actions"),
+            stage_row(
                 "dynamics", "training", step=450, accepted_step=300, chunk_target=600, loss=0.5321, gates=2,
                 retries_used=1, eta=NOW + 300, climbed=["learning_rate 0.001 -> 0.0008 (attempt 2)"],
             ),
-            stage("inference", "waiting", step=0, gates=0, retries_max=2),
+            stage_row("inference", "waiting", step=0, gates=0, retries_max=2),
         ],
         "gates": [gate(1, 300), failed(2, 600)],
         "attempts": [
@@ -187,7 +161,7 @@ def ended(**changes: Any) -> Page:
     )  # fmt: skip
     report = ReportRow(id="loop", kind="loop", path="docs/action/loop.md", error=None, time=NOW - 61)
     names: tuple[GateStage, ...] = ("video_tokenizer", "latent_actions", "dynamics")
-    rows = [*(stage(name) for name in names), stage("inference", gates=1)]
+    rows = [*(stage_row(name) for name in names), stage_row("inference", gates=1)]
     told = {"run": run, "inference": test, "reports": [report], "stages": rows, "eta": None}
     return page(phase="Ended: passed", reason="the inference gate passed", **(told | changes))
 

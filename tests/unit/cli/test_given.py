@@ -17,11 +17,10 @@ from shared.config import StageConfig, TrainingConfig
 from shared.datasets.frames import FramesDataset
 from shared.errors import CheckpointError, UsageError
 from shared.events import STAGES, Schedule, Stage
-from shared.worldmodel.build import build_model
-from shared.worldmodel.checkpoints import load_checkpoint, save_checkpoint
-from shared.worldmodel.optim import make_optimizer
+from shared.worldmodel.checkpoints import load_checkpoint
 from shared.worldmodel.safe_load import load_file
 from shared.worldmodel.seen import Seen, record
+from tests.untrained import save_untrained
 
 RUN = "20260101_000000"
 TRAINING = TrainingConfig()
@@ -34,18 +33,10 @@ SMALL = {
 def save(root: Path, stage: Stage, *, run: str = RUN, step: int = 60, seen: str = "", **changes: Any) -> Path:
     """A checkpoint in the bundle of a run under `root`."""
     config = StageConfig.model_validate({**SMALL, **changes})
-    model = build_model(stage, config)
     directory = Bundle(root / run, "2026_01_01_00_00_00_pong").checkpoint(stage, step)
-    save_checkpoint(
-        directory,
-        stage=stage,
-        model=model,
-        optimizer=make_optimizer(model, config),
-        step=step,
-        config=config,
-        schedule=Schedule(peak=0.125, start_step=0, end_step=100),
-        extra=record([Seen(name="pong_frames.h5", fingerprint=seen, frames=50)]),
-    )
+    schedule = Schedule(peak=0.125, start_step=0, end_step=100)
+    extra = record([Seen(name="pong_frames.h5", fingerprint=seen, frames=50)])
+    save_untrained(directory, stage, config, step=step, schedule=schedule, extra=extra)
     return directory
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,16 +9,11 @@ import yaml
 from typer.testing import Result
 
 from shared.errors import ConfigurationError
-from tests.unit.reporter.webhook import TOKEN, Webhook
+from tests.unit.reporter.webhook import TOKEN, Webhook, hook
+
+__all__ = ["hook"]
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture
-def hook() -> Iterator[Webhook]:
-    webhook = Webhook()
-    yield webhook
-    webhook.close()
 
 
 @pytest.fixture

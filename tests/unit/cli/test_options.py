@@ -12,11 +12,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from services import cli
+from services.commands.configuration.dotted_keys import find
 from services.commands.configuration.files import Tree
 from services.commands.configuration.resolve import paths_of, resolve
 from services.commands.groups.train import train
-from services.commands.schema import find
-from services.commands.training.options import FLAGS, OF_PROFILE, OF_TRAINING, TrainOptions, flag_of, paths
+from services.commands.training.flags import OF_PROFILE, OF_TRAINING, flag_of
+from services.commands.training.options import FLAGS, TrainOptions, paths
 from shared.errors import UsageError
 from shared.events import STAGES
 

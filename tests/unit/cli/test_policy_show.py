@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from services.commands.configuration.dotted_keys import leaves
 from services.commands.configuration.files import Tree
-from services.commands.schema import leaves
 from services.commands.training.options import TrainOptions
 from services.commands.training.start import prepare
 from shared.errors import CheckpointError, ConfigurationError, UsageError

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from services.commands.watching import render
 from services.reporter.core.page.fold import fold_all
 from shared.bus.protocol import Recorded
-from shared.events import Event, InferenceDone, Message, TrainProgress
+from shared.events import Event, InferenceDone, Message
+from tests.messages import progress
 
 RUN = "20260102_030405"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -32,11 +33,11 @@ def test_a_gate_says_decision_reason_patch_and_budget(story: list[Event]) -> Non
 
 
 def test_progress_says_where_how_fast_and_until_when() -> None:
-    progress = TrainProgress(
-        run_id=RUN, stage="video_tokenizer", attempt=1, step=120, target_step=300, stage_target=900,
-        loss=0.25, learning_rate=1e-3, frames_per_sec=64.0, eta_sec=3700.0,
+    told = progress(
+        RUN, stage="video_tokenizer", step=120, target_step=300, stage_target=900, loss=0.25,
+        frames_per_sec=64.0, eta_sec=3700.0,
     )  # fmt: skip
-    text = render.progress_line(progress)
+    text = render.progress_line(told)
     for part in ("video_tokenizer 120/900", "loss 0.25000", "lr 1.00e-03", "64 frames/s", "1 h 01 min"):
         assert part in text
 

@@ -73,6 +73,8 @@ class Book:
 
     state: RunState
     history: list[tuple[Recorded, RunState]] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    """Of the events that came."""
     stages: dict[str, StageBook] = field(default_factory=dict)
     decided: set[tuple[str, int]] = field(default_factory=set)
     done: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -119,7 +121,7 @@ class Promises:
     def takes_new(self, event: Event) -> None:
         """A gatekeeper's event says something that was not said before."""
         known = self.books.get(event.run_id)
-        assert known is None or event.id not in known.state.seen, f"recorded again: {event.id}"
+        assert known is None or event.id not in known.ids, f"recorded again: {event.id}"
         if event.name in ("run_started", "run_resumed") and getattr(event, "by", "operator") == "operator":
             self._has_its_turn(event)
 
@@ -131,9 +133,10 @@ class Promises:
         before = book.state
         after = book.state = fold(before, recorded)
         book.history.append((recorded, after))
-        if event.id in before.seen:
+        if event.id in book.ids:
             assert after == before.past(recorded.sequence), f"{event.id} counted twice"
             return
+        book.ids.add(event.id)
         self._note(book, before, event)
         if before.status != after.status and before.spec is not None:
             assert after.status in NEXT[before.status], f"{before.status} became {after.status}"

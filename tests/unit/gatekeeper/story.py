@@ -287,12 +287,7 @@ class Story:
         default = plan.target_step if how.reason == "completed" else half
         end = default if how.end_step is None else how.end_step
         steps = self.lineage.setdefault(plan.stage, {})
-        if how.checkpoint == "none":
-            steps.clear()
-        elif how.checkpoint == "all invalid":
-            steps.update(dict.fromkeys((*steps, end), False))
-        elif end > plan.start_step:
-            steps[end] = how.checkpoint == "valid"
+        save(steps, plan, how, end)
         self.record(chunk_done(plan, how, end, steps, self.run_id))
         return self if how.silent_monitor else self.measure(plan, how)
 
@@ -434,6 +429,16 @@ def chunk_started(plan: ChunkPlan, how: Outcome = HEALTHY, run_id: str = RUN_ID)
         device=how.device,
         world_size=2,
     )
+
+
+def save(steps: dict[int, bool], plan: ChunkPlan, how: Outcome, end: int) -> None:
+    """What a chunk that came to `end` makes of the stage's checkpoints: step -> whether it is valid."""
+    if how.checkpoint == "none":
+        steps.clear()
+    elif how.checkpoint == "all invalid":
+        steps.update(dict.fromkeys((*steps, end), False))
+    elif end > plan.start_step:
+        steps[end] = how.checkpoint == "valid"
 
 
 def chunk_done(

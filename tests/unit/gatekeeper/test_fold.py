@@ -233,3 +233,14 @@ def test_sets_of_ids_share_what_they_have_in_common() -> None:
     assert "c" in other
     assert "c" not in two
     assert (len(one), len(two), two == Seen().add("b").add("a")) == (1, 2, True)
+
+
+def test_a_gate_leaves_one_id_behind_whatever_came_before_it() -> None:
+    story = Story(only("video_tokenizer", config={"video_tokenizer": {"n_updates": 200}})).start().settle()
+    before = len(story.state.seen)
+    gates = 0
+    while story.state.chunk is not None:
+        story.finish(story.state.chunk.plan).settle()
+        gates += 1
+    assert gates == 20
+    assert len(story.state.seen) - before <= gates + 1  # and the stage's end

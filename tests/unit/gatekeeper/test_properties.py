@@ -20,6 +20,7 @@ from shared.events import (
     RunResumed,
     WriteReports,
 )
+from tests.unit.gatekeeper.policies import policies
 from tests.unit.gatekeeper.story import HEALTHY, Outcome, Story, run_spec
 
 FLOORS = {"video_tokenizer": 2, "latent_actions": 1, "dynamics": 3}
@@ -56,18 +57,7 @@ wishes = some.lists(
     max_size=10,
 )
 """Steps to go before it, and what an operator does then."""
-policies = some.fixed_dictionaries(
-    {
-        "max_retries": some.integers(0, 3),
-        "max_restarts": some.integers(0, 2),
-        "max_inference_retries": some.integers(0, 2),
-        "max_command_retries": some.integers(0, 2),
-        "retry_budget": some.sampled_from(["progress", "total"]),
-        "ladder_mode": some.sampled_from(["combined", "one_rung"]),
-        "absolute_loss_from": some.sampled_from([0.0, 0.5, 1.0]),
-        "min_batch_size": some.just(FLOORS),
-    }
-)
+POLICIES = policies(absolute_loss_from=some.sampled_from([0.0, 0.5, 1.0]), min_batch_size=some.just(FLOORS))
 
 
 class Chaos(Story):
@@ -123,7 +113,7 @@ class Chaos(Story):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    policy=policies,
+    policy=POLICIES,
     drawn=some.lists(outcomes, max_size=12),
     tests=tests,
     wishes=wishes,

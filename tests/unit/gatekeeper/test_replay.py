@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 from services.gatekeeper.config import Policy
 from services.gatekeeper.core.replay import Replay, replay
 from shared.events import STAGES
+from tests.unit.gatekeeper.policies import policies
 from tests.unit.gatekeeper.story import COLLAPSED, DIVERGING, Outcome, Story, only, run_spec
 from tests.unit.gatekeeper.test_pipeline import tokenizer
 
@@ -53,17 +54,7 @@ outcomes = some.dictionaries(
     max_size=12,
 )
 tests = some.lists(some.sampled_from([{}, {"mse": 0.5}, {"skill": -1.0}, {"picture": None}]), max_size=4)
-policies = some.fixed_dictionaries(
-    {
-        "max_retries": some.integers(0, 3),
-        "max_restarts": some.integers(0, 2),
-        "max_inference_retries": some.integers(0, 2),
-        "max_command_retries": some.integers(0, 2),
-        "retry_budget": some.sampled_from(["progress", "total"]),
-        "ladder_mode": some.sampled_from(["combined", "one_rung"]),
-        "absolute_loss_from": some.sampled_from([0.0, 1.0]),
-    }
-)
+POLICIES = policies()
 
 
 def played(outcomes: Any, tests: Any, **spec: Any) -> Story:
@@ -83,7 +74,7 @@ def played(outcomes: Any, tests: Any, **spec: Any) -> Story:
 
 
 @settings(max_examples=60)
-@given(outcomes=outcomes, tests=tests, policy=policies, observe=some.booleans())
+@given(outcomes=outcomes, tests=tests, policy=POLICIES, observe=some.booleans())
 def test_under_its_own_policy_every_decision_of_any_run_is_made_again(
     outcomes: Any, tests: Any, policy: Any, observe: bool
 ) -> None:
@@ -94,7 +85,7 @@ def test_under_its_own_policy_every_decision_of_any_run_is_made_again(
 
 
 @settings(max_examples=60)
-@given(outcomes=outcomes, tests=tests, policy=policies, other=policies)
+@given(outcomes=outcomes, tests=tests, policy=POLICIES, other=POLICIES)
 def test_under_any_policy_every_gate_of_any_run_is_judged(
     outcomes: Any, tests: Any, policy: Any, other: Any
 ) -> None:

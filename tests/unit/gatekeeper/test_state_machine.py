@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from services.gatekeeper.core.state import RunState
 from shared.events import STAGES, Event, PauseRun, ResumeRun, RetuneRun, RunSpec, StopRun
+from tests.unit.gatekeeper.policies import policies
 from tests.unit.gatekeeper.promises import FLOORS, LOG_INTERVAL_FLOOR
 from tests.unit.gatekeeper.story import COLLAPSED, DIVERGING, HEALTHY, UPSTREAM, Outcome, run_spec
 from tests.unit.gatekeeper.world import Rotten, World
@@ -105,17 +106,7 @@ changes = some.sampled_from(
         {"n_actions": 8},
     ]
 )
-policies = some.fixed_dictionaries(
-    {
-        "max_retries": some.integers(0, 3),
-        "max_restarts": some.integers(0, 2),
-        "max_inference_retries": some.integers(0, 2),
-        "max_command_retries": some.integers(0, 1),
-        "retry_budget": some.sampled_from(["progress", "total"]),
-        "ladder_mode": some.sampled_from(["combined", "one_rung"]),
-        "absolute_loss_from": some.sampled_from([0.0, 1.0]),
-    }
-)
+POLICIES = policies(max_command_retries=some.integers(0, 1))
 
 
 def spec(kind: str, policy: dict[str, Any], updates: int, *, observe: bool) -> RunSpec:
@@ -142,7 +133,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         kind=kinds,
-        policy=policies,
+        policy=POLICIES,
         updates=some.sampled_from([20, 10, 50]),
         how=some.sampled_from(["healthy", "healthy", "healthy", "healthy", *STUBBORN]),
         test=some.sampled_from(["passes", "passes", "bad"]),
@@ -152,7 +143,7 @@ class Machine(RuleBasedStateMachine):
         self.world.start(0, spec(kind, policy, updates, observe=False))
 
     @precondition(lambda self: len(self.world.truth) < 4)
-    @rule(keeper=keepers, kind=kinds, policy=policies, observe=some.booleans())
+    @rule(keeper=keepers, kind=kinds, policy=POLICIES, observe=some.booleans())
     def another_run_is_started(self, keeper: int, kind: str, policy: dict[str, Any], observe: bool) -> None:
         self.world.start(keeper, spec(kind, policy, 20, observe=observe))
 

@@ -241,12 +241,7 @@ class World:
         half = (plan.start_step + plan.target_step) // 2
         end = plan.target_step if how.reason == "completed" else half
         steps = self._lineage.setdefault((run_id, plan.stage), {})
-        if how.checkpoint == "none":
-            steps.clear()
-        elif how.checkpoint == "all invalid":
-            steps.update(dict.fromkeys((*steps, end), False))
-        elif end > plan.start_step:
-            steps[end] = how.checkpoint == "valid"
+        story.save(steps, plan, how, end)
         if isinstance(how, Rotten) and (earlier := [step for step in steps if step < end]):
             steps[max(earlier)] = False
         done = story.chunk_done(plan, how, end, steps, run_id)

@@ -14,11 +14,9 @@ import pytest
 from shared.bundle import Bundle
 from shared.config import RunConfig
 from shared.datasets.frames import FramesDataset
-from shared.events import STAGES, EvaluateInference, RunSpec, Schedule, Stage
-from shared.worldmodel.build import build_model
-from shared.worldmodel.checkpoints import save_checkpoint
-from shared.worldmodel.optim import make_optimizer
+from shared.events import STAGES, EvaluateInference, RunSpec, Stage
 from shared.worldmodel.seen import record, seen_in
+from tests.untrained import save_untrained
 
 RUN_ID = "20260101_000000"
 RUN_NAME, RECORDING = "2026_01_01_00_00_00_square", "square_frames.h5"
@@ -75,18 +73,8 @@ def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
         held_out_ratio=stage_config.held_out_ratio,
         cache_dir=bundle.root,
     )
-    model = build_model(stage, stage_config)
     directory = bundle.checkpoint(stage, 1)
-    save_checkpoint(
-        directory,
-        stage=stage,
-        model=model,
-        optimizer=make_optimizer(model, stage_config),
-        step=1,
-        config=stage_config,
-        schedule=Schedule(peak=1e-3, start_step=0, end_step=1),
-        extra=record([seen_in(dataset)]),
-    )
+    save_untrained(directory, stage, stage_config, extra=record([seen_in(dataset)]))
     return bundle.relative(directory)
 
 

@@ -152,7 +152,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not (holds := condition()) and time.monotonic() < until:
         time.sleep(0.02)
     return holds

@@ -120,3 +120,14 @@ def test_an_alert_told_twice_counts_once(started: Start) -> None:
     chunks.fold(alert, 150)
     chunks.fold(alert, 250)
     assert chunks.running()[0].alerted == {"gpu": 150}
+
+
+def test_what_came_before_a_chunk_that_began_is_closed_even_if_nobody_saw_it(started: Start) -> None:
+    chunks = Chunks()
+    chunks.fold(started(attempt=3), 100)
+    assert [chunks.closed(key(started(attempt=attempt))) for attempt in (1, 2, 3, 4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -19,7 +19,6 @@ from services.monitor.handlers import HANDLERS, chunk_done, chunk_started, note
 from services.monitor.watch import Deps, check_freshness, read_gpus, watch_gpus, watch_progress
 from shared.bundle import Bundle
 from shared.bus.memory import MemoryBus
-from shared.config import RunConfig
 from shared.errors import GpuError
 from shared.events import (
     AlertRaised,
@@ -30,13 +29,12 @@ from shared.events import (
     GpuSample,
     Heartbeat,
     Message,
-    RunSpec,
     RunStarted,
-    TrainProgress,
 )
 from shared.service import App, Runs, serve
 from shared.settings import Settings
 from shared.sheets import sheet_path, write_sheet
+from tests.messages import progress, run_spec
 
 RUN = "20260101_000000"
 NAME = "2026_01_01_00_00_00_pong"
@@ -93,15 +91,8 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture
 async def bus(bundle: Bundle) -> MemoryBus:
     bus = MemoryBus("gatekeeper")
-    spec = RunSpec(
-        bundle=str(bundle.root),
-        run_name=NAME,
-        profile="demo",
-        configuration=RunConfig().model_dump(mode="json"),
-        policy={"monitor": {"monitor_interval_sec": 5, "silence_sec": {"progress": 10, "gpu": 30}}},
-        origins={},
-        stages=["dynamics"],
-    )
+    policy = {"monitor": {"monitor_interval_sec": 5, "silence_sec": {"progress": 10, "gpu": 30}}}
+    spec = run_spec(bundle.root, run_name=NAME, policy=policy)
     await bus.publish(RunStarted(run_id=RUN, spec=spec))
     return bus
 
@@ -344,6 +335,24 @@ async def test_a_chunk_the_process_never_saw_begin_is_found_in_the_log(
     assert artifacts.history.frames_per_sec == 48
 
 
+async def test_a_monitor_that_is_far_behind_catches_up_without_reading_the_run_at_every_event(
+    restart: Restart, bus: MemoryBus, started: Start, done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deps = await restart()
+    waiting = [event for attempt in (1, 2) for event in (started(attempt=attempt), done(attempt=attempt))]
+    for event in (*waiting, started(attempt=3)):
+        await bus.publish(event)
+
+    def never(*_: object) -> None:
+        raise AssertionError("the run was read")
+
+    monkeypatch.setattr(Chunks, "fold_all", never)
+    for event in (*waiting, started(attempt=3)):
+        work = chunk_started if isinstance(event, ChunkStarted) else chunk_done
+        assert await work(event, deps) == []
+    assert [chunk.first.attempt for chunk in deps.chunks.running()] == [3]
+
+
 async def test_a_chunk_without_a_beginning_still_gets_evidence(
     restart: Restart, bundle: Bundle, done: Done
 ) -> None:
@@ -416,12 +425,8 @@ async def test_progress_is_a_new_step_not_a_message(restart: Restart, bus: Memor
     deps = await restart(None, clock)
     watching = asyncio.create_task(watch_progress(deps))
     await asyncio.sleep(0)
-    progress = TrainProgress(
-        run_id=RUN, stage="dynamics", attempt=1, step=3, target_step=9, stage_target=9, loss=1.0,
-        learning_rate=1e-3, frames_per_sec=1.0, eta_sec=1.0,
-    )  # fmt: skip
     for clock.now in (10, 20):
-        await bus.publish(progress)
+        await bus.publish(progress(RUN, step=3))
         await asyncio.sleep(0.01)
     assert deps.progress == {(RUN, "dynamics", 1): (3, 10)}
     watching.cancel()

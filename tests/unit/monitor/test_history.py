@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.monitor.core.history import levels, pace, statistics, windows
+from services.monitor.core.history import levels, pace, statistics
 from services.monitor.files import read_history
 from shared.errors import BundleError
 from shared.events import HistoryStats
+from shared.windows import windows
 
 NAN = float("nan")
 

@@ -15,10 +15,11 @@ from services.monitor.files import WRITING_SEC, look_at_checkpoints
 from services.monitor.watch import Deps, check_freshness
 from shared.bundle import Bundle
 from shared.bus.memory import MemoryBus
-from shared.config import RunConfig, StageConfig
-from shared.events import AlertRaised, ChunkStarted, RunSpec, RunStarted
+from shared.config import StageConfig
+from shared.events import AlertRaised, ChunkStarted, RunStarted
 from shared.service import Runs
 from shared.settings import Settings
+from tests.messages import run_spec
 
 RUN, NAME = "20260101_000000", "2026_01_01_00_00_00_pong"
 Start = Callable[..., ChunkStarted]
@@ -115,15 +116,21 @@ def test_a_checkpoint_that_is_being_written_is_not_counted(tmp_path: Path) -> No
     assert look_at_checkpoints(tmp_path / "nowhere", 1e9) == []
 
 
+def test_whole_checkpoints_count_however_young_they_are(tmp_path: Path) -> None:
+    """A small model writes several within the time that a large one takes for one."""
+    for step in (9, 19, 29):
+        write(tmp_path / f"dynamics_step_{step}", age=1)
+    (write(tmp_path / "dynamics_step_39", age=1) / "state.pt").unlink()
+    found = look_at_checkpoints(tmp_path, 1e9)
+    assert [(each.step, each.whole) for each in found] == [(10, True), (20, True), (30, True)]
+    assert troubles(found, start=0, step=60, interval=10) == {}
+
+
 @pytest.fixture
 async def watching(tmp_path: Path, started: Start) -> tuple[Deps, Bundle, Chunk]:
     """A monitor with a running chunk, started at 1e9, of a run in a bundle."""
     bundle, bus = Bundle(tmp_path / RUN, NAME), MemoryBus("gatekeeper")
-    spec = RunSpec(
-        bundle=str(bundle.root), run_name=NAME, profile="demo", policy={}, origins={}, stages=["dynamics"],
-        configuration=RunConfig().model_dump(mode="json"),
-    )  # fmt: skip
-    await bus.publish(RunStarted(run_id=RUN, spec=spec))
+    await bus.publish(RunStarted(run_id=RUN, spec=run_spec(bundle.root)))
     deps: dict[str, Any] = {"gpus": None, "clock": lambda: 1e9, "since": 1e9}
     chunks = Chunks()
     chunks.fold(started(start_step=0), 1e9)

@@ -28,6 +28,15 @@ from shared.events import (
 
 RUN = "20260101_000000"
 NAME = "2026_01_01_00_00_00_pong"
+ROLLED_BACK: dict[str, Any] = {
+    "decision": "retune",
+    "verdict": "retune",
+    "reason": "gate_fail",
+    "accepted_checkpoint": None,
+    "resume_from": None,
+    "resume_step": 0,
+}
+"""Of a gate after which the stage was trained anew."""
 
 
 class Log:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.reporter.core.findings import ENDED
+from services.reporter import handlers
+from services.reporter.core.findings import HOW_IT_ENDED
 from services.reporter.exports import gate_export
 from services.reporter.handlers import HANDLERS, Deps, event, write_reports
 from shared.bundle import Bundle
@@ -67,6 +68,23 @@ async def test_every_event_is_in_the_file_once_and_in_order(
     for message in (*events, *events):
         assert await event(message, deps) == []
     assert [record.message for record in read_journal(bundle.events)] == events
+
+
+async def test_whoever_sees_the_end_in_the_file_has_the_page(
+    log: Log, bus: MemoryBus, deps: Deps, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.begin().chunk(1, 0, 5).add(RunFinished(run_id=RUN, status="stopped", degraded=False, reason="asked"))
+    events = await publish(log, bus)
+    pages: list[bool] = []
+    kept = handlers.append_events
+
+    def append(*given: Any) -> None:
+        pages.append(any(bundle.reports.glob("run-page-*.html")))
+        kept(*given)
+
+    monkeypatch.setattr(handlers, "append_events", append)
+    assert await event(events[0], deps) == []  # brings all the others along
+    assert pages == [True]
 
 
 async def test_a_reporter_that_is_started_again_goes_on_where_the_file_ends(
@@ -169,7 +187,7 @@ async def test_runs_that_did_not_pass_get_the_same_reports(
     await publish(log.begin().chunk(1, 0, 50), bus)
     found = written(await write_reports(command("loop", "inference", outcome=outcome), deps))
     assert all(answer.ok for answer in found.values())
-    assert f"The run {ENDED[outcome]}: " in bundle.resolve(str(found["loop"].path)).read_text()
+    assert f"The run {HOW_IT_ENDED[outcome]}: " in bundle.resolve(str(found["loop"].path)).read_text()
 
 
 async def test_a_command_that_comes_again_rewrites_and_answers_only_what_is_missing(
@@ -204,7 +222,7 @@ async def test_served_over_the_bus_the_file_follows_the_run(
             found.add(record.message.report)
         if found == {"loop", "inference"}:
             break
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(read_journal(bundle.events)) < len(await bus.events(RUN)):  # noqa: ASYNC110 - it is a file
             await asyncio.sleep(0.01)
     serving.cancel()

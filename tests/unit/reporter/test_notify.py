@@ -21,23 +21,18 @@ from shared import logs
 from shared.bundle import Bundle
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.wire import encode
-from shared.config import RunConfig
 from shared.errors import ConfigurationError
-from shared.events import AlertRaised, Event, ReportWritten, RunFinished, RunPaused, RunSpec, RunStarted
+from shared.events import AlertRaised, Event, ReportWritten, RunFinished, RunPaused, RunStarted
 from shared.service import Runs
 from shared.settings import Settings
-from tests.unit.reporter.webhook import TOKEN, Webhook
+from tests.messages import run_spec
+from tests.unit.reporter.webhook import TOKEN, Webhook, hook
+
+__all__ = ["hook"]
 
 RUN = "20260101_000000"
 SECRETS = (TOKEN, "p4ssw0rd", "hooks")
 QUICK = Pace(alerts_sec=0.3, retry_sec=(0.05,), ack_wait_sec=5.0, look_sec=0.02)
-
-
-@pytest.fixture
-def hook() -> Iterator[Webhook]:
-    webhook = Webhook()
-    yield webhook
-    webhook.close()
 
 
 @pytest.fixture
@@ -91,16 +86,7 @@ def use(file: Path) -> None:
 
 
 def started(tmp_path: Path) -> RunStarted:
-    spec = RunSpec(
-        bundle=str(tmp_path / "runs" / RUN),
-        run_name="2026_01_01_00_00_00_pong",
-        profile="demo",
-        configuration=RunConfig().model_dump(mode="json"),
-        policy={},
-        origins={},
-        stages=["dynamics"],
-    )
-    return RunStarted(run_id=RUN, spec=spec)
+    return RunStarted(run_id=RUN, spec=run_spec(tmp_path / "runs" / RUN))
 
 
 def paused(ordinal: int = 1) -> RunPaused:
@@ -285,7 +271,7 @@ async def test_a_service_that_stays_away_is_given_up_and_said_so(
         await bus.publish(paused())
         await until(lambda: hook.asked > 1)
         await until(lambda: not bus.broker.queues["reporter", "reporter-events-notify-team"])
-    assert "given up telling a service" in capsys.readouterr().out
+    assert "given up telling a service" in "".join(capsys.readouterr())
 
 
 async def test_a_change_of_the_file_counts_without_a_restart(
@@ -310,7 +296,7 @@ async def test_a_file_that_cannot_be_used_is_said_in_the_log_and_ends_nothing(
     said = ""
     while "nobody is told" not in said:
         await asyncio.sleep(0.01)
-        said += capsys.readouterr().out
+        said += "".join(capsys.readouterr())
     write(file, hook)
     await until(lambda: len(bus.broker.wanted) == 1)
     await bus.publish(paused())

@@ -21,6 +21,7 @@ from shared.events import (
     RunFinished,
     StageBlocked,
 )
+from tests.unit.reporter.conftest import ROLLED_BACK
 
 RUN = "20260101_000000"
 PASSED = Outcome("passed", "the inference gate passed", degraded=False)
@@ -54,7 +55,7 @@ def test_a_gate_is_one_line_with_all_it_rests_on(log: Log) -> None:
         "verdict continue",
         "dynamics_step_49](../../results/",
         "launcher 4001",
-        "dual_gpu_ok True",
+        "dual_gpu_ok true",
         "patch learning_rate=0.0005",
         "effective batch 8",
         "retries 0 of 5",
@@ -66,13 +67,8 @@ def test_a_gate_is_one_line_with_all_it_rests_on(log: Log) -> None:
 
 
 def test_a_failed_gate_names_what_failed_and_where_it_goes_on(log: Log) -> None:
-    gate = {
-        "decision": "retune",
-        "verdict": "retune",
+    gate = ROLLED_BACK | {
         "reason": "oom",
-        "accepted_checkpoint": None,
-        "resume_from": None,
-        "resume_step": 0,
         "reasons": [
             {
                 "check": 1,
@@ -92,13 +88,7 @@ def test_a_failed_gate_names_what_failed_and_where_it_goes_on(log: Log) -> None:
 
 
 def test_configuration_changes_are_those_of_the_plans(log: Log) -> None:
-    failed = {
-        "decision": "retune",
-        "verdict": "retune",
-        "reason": "gate_fail",
-        "accepted_checkpoint": None,
-        "resume_from": None,
-        "resume_step": 0,
+    failed = ROLLED_BACK | {
         "ladder": ["learning_rate"],
         "config_patch_applied": {"learning_rate": 5e-4},
         "reasons": [

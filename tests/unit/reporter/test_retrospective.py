@@ -18,16 +18,12 @@ from services.reporter.reports import write_reports
 from shared.bundle import Bundle
 from shared.events import ChunkStarted, OperatorRequested, RunFinished, RunPaused, RunResumed
 from tests.unit.gatekeeper.rows import TRANSCRIPTS
+from tests.unit.reporter.conftest import ROLLED_BACK
 
 RUN = "20260101_000000"
 PASSED = Outcome("passed", "the inference gate passed", degraded=False)
-OOM = {
-    "decision": "retune",
-    "verdict": "retune",
+OOM = ROLLED_BACK | {
     "reason": "oom",
-    "accepted_checkpoint": None,
-    "resume_from": None,
-    "resume_step": 0,
     "degraded": True,
     "config_patch_applied": {"batch_size_per_gpu": 1},
     "next_target_step": 50,

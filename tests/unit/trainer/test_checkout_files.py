@@ -13,8 +13,8 @@ import torch
 from services.trainer.checkout import signs
 from services.trainer.checkout.repository import Repository
 from services.trainer.checkout.start import start
-from services.trainer.checkout.takeover import Launch, Takeover, directory, leftovers
-from services.trainer.core.checkout.launch import Counts
+from services.trainer.checkout.takeover import Takeover, directory, leftovers
+from services.trainer.core.checkout.launch import Counts, Launch
 from services.trainer.wire import Run
 from shared.bundle import Bundle
 from shared.checkout import locate
@@ -171,9 +171,9 @@ async def test_git_is_given_an_index_of_its_own_to_write_to(tmp_path: Path) -> N
     (root / ".git/index").write_text("as it was, ")
     settings = Settings(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache")
     started = await start(planned(bundle), locate(root), bundle, settings, tmp_path / "log", None)
-    assert await started.process.wait() == 0
+    assert await started.launched.process.wait() == 0
     assert (root / ".git/index").read_text() == "as it was, "
-    assert (started.scratch / "index").read_text() == "as it was, changed"
+    assert (started.launched.scratch / "index").read_text() == "as it was, changed"
 
 
 async def test_a_line_without_end_and_binary_output_hide_no_progress(
@@ -224,7 +224,7 @@ def test_relative_steps_become_absolute_ones(tmp_path: Path) -> None:
         "video_tokenizer_recon_step_9.png",
     ]
     assert not (bundle.root / "launches").exists()
-    assert "no history" in takeover.problems[0]
+    assert "no history" in takeover.logged.problems[0]
 
 
 def test_while_it_runs_only_what_has_settled_is_taken_and_what_changes_is_taken_again(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_wandb_file_without_rows_is_no_history(tmp_path: Path, content: bytes,
         takeover.look(over=False)
     assert takeover.finish(died=True)[0] == "abcd1234"
     assert not bundle.history("video_tokenizer", 2).exists()
-    (found,) = takeover.problems
+    (found,) = takeover.logged.problems
     assert problem in found
 
 

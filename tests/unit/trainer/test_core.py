@@ -9,7 +9,7 @@ import pytest
 
 from services.trainer.core import ends
 from services.trainer.core.groups import requirements
-from services.trainer.core.launch import ENTRY, command, device, tuning, world_size
+from services.trainer.core.launch import ENTRY, LAUNCHER, command, device, tuning, world_size
 from services.trainer.core.ledger import fold
 from services.trainer.core.lineage import disposable, named, resume_point
 from shared.bus.protocol import Recorded
@@ -271,7 +271,7 @@ def test_one_rank_needs_no_torchrun_and_ddp_can_be_off() -> None:
     assert world_size(config) == 2
     assert world_size(StageConfig(nproc_per_node=2, distributed=Distributed(use_ddp=False))) == 1
     assert command("python", 1) == ["python", "-m", ENTRY]
-    assert "torch.distributed.run" in command("python", 2)
+    assert LAUNCHER in command("python", 2)
     assert "--nproc_per_node=2" in command("python", 2)
     assert device(config) == "cpu"
 

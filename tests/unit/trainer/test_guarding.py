@@ -9,7 +9,7 @@ import pytest
 from services.trainer import host_memory
 from services.trainer.core import ends
 from services.trainer.core.guarding import Mark, entry, is_launcher, ours
-from services.trainer.core.launch import ENTRY
+from services.trainer.core.launch import ENTRY, LAUNCHER
 from services.trainer.host_memory import oom_kills
 
 SCRIPT = "scripts/train_dynamics.py"
@@ -20,6 +20,7 @@ SCRIPT = "scripts/train_dynamics.py"
     [
         (["python", "-m", ENTRY], ENTRY),
         (["python", "-m", "torch.distributed.run", "--standalone", "-m", ENTRY], ENTRY),
+        (["python", "-m", LAUNCHER, "--standalone", "-m", ENTRY], ENTRY),
         (["/venv/bin/python3.11", "-u", "-X", "dev", "-m", ENTRY], ENTRY),
         (["python", f"/home/me/{SCRIPT}", "--config", "x"], f"/home/me/{SCRIPT}"),
         (["python", "/venv/bin/torchrun", "--standalone", SCRIPT], SCRIPT),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 
 from services.trainer import party as parties
 from services.trainer.core.ends import Death, death
-from services.trainer.core.launch import Meeting, command, local_ranks, world_size
+from services.trainer.core.launch import LAUNCHER, Meeting, command, local_ranks, world_size
 from services.trainer.core.nodes import together
 from services.trainer.meeting import INTERFACES, interfaces, meeting_of
+from services.trainer.node import Node
 from services.trainer.party import Party
 from services.trainer.wire import Run
 from shared.bus.memory import MemoryBus
@@ -20,7 +22,21 @@ from shared.bus.protocol import Consumer
 from shared.bus.wire import decode
 from shared.config import StageConfig, TrainingConfig
 from shared.errors import ConfigurationError
-from shared.events import ChunkPlan, JoinChunk, NodeJoined, NodeLost, Schedule, subject
+from shared.events import (
+    ChunkPlan,
+    ChunkStarted,
+    JoinChunk,
+    NodeJoined,
+    NodeLost,
+    RunFinished,
+    RunPaused,
+    RunSpec,
+    RunStarted,
+    Schedule,
+    subject,
+)
+from shared.service import Jobs
+from shared.settings import Settings
 
 RUN = "20260101_000000"
 GLOO = (
@@ -110,7 +126,7 @@ def test_each_host_starts_its_own_agent_and_node_0_holds_the_first_ranks() -> No
     words = command("python", 2, meeting)
     assert {"--nnodes=3", "--node-rank=1", "--nproc_per_node=2", "--rdzv-endpoint=node0:29400"} <= {*words}
     assert "--standalone" not in words
-    assert "torch.distributed.run" in command("python", 1, meeting), "one rank here, but not alone"
+    assert LAUNCHER in command("python", 1, meeting), "one rank here, but not alone"
     config = StageConfig.model_validate(plan().parameters)
     assert (local_ranks(config), world_size(config)) == (2, 6)
     assert config.effective_batch == 8 * 6
@@ -161,7 +177,9 @@ async def test_a_call_to_join_reaches_the_host_it_is_for_and_no_other() -> None:
     assert subject(call) == f"worldloop.{RUN}.command.trainer.join.2"
     assert decode(subject(call), call.model_dump_json().encode()) == call
     bus = MemoryBus("trainer")
-    await Party(bus).call(RUN, plan(), 1)
+    party = Party(bus)
+    party.begin(RUN, plan(), 1)
+    await party.call()
     for rank in (1, 2):
         async for delivery in bus.subscribe(Consumer("trainer", "command", node_rank=rank)):
             assert delivery.message() == call.model_copy(update={"node_rank": rank})
@@ -174,7 +192,7 @@ async def test_a_call_to_join_reaches_the_host_it_is_for_and_no_other() -> None:
 async def test_the_party_is_complete_when_all_hosts_of_this_launch_have_joined() -> None:
     party = Party(MemoryBus("trainer"))
     assert party.complete, "a plan for one host"
-    await party.call(RUN, plan(), 2)
+    party.begin(RUN, plan(), 2)
     gathering = asyncio.create_task(party.gathered(lambda: False))
     assert not party.heard(joined(1, launch=1)), "of a launch that is over"
     assert party.heard(joined(2, launch=2))
@@ -186,17 +204,17 @@ async def test_the_party_is_complete_when_all_hosts_of_this_launch_have_joined()
 
 async def test_nobody_waits_for_a_party_that_has_lost_a_host_or_is_given_up() -> None:
     party = Party(MemoryBus("trainer"))
-    await party.call(RUN, plan(), 1)
+    party.begin(RUN, plan(), 1)
     party.heard(joined(1))
     party.heard(lost(2, "failed"))
     assert not await party.gathered(lambda: False)
-    await party.call(RUN, plan(), 1)
+    party.begin(RUN, plan(), 1)
     assert not await party.gathered(lambda: True)
 
 
 async def test_the_host_that_knows_why_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     party = Party(MemoryBus("trainer"))
-    await party.call(RUN, plan(), 1)
+    party.begin(RUN, plan(), 1)
     judging = asyncio.create_task(party.verdict("peer", GLOO))
     await asyncio.sleep(0)
     party.heard(lost(1, "peer", GLOO))
@@ -206,5 +224,66 @@ async def test_the_host_that_knows_why_has_the_last_word(monkeypatch: pytest.Mon
     assert await judging == ("oom", "On node 2 (host2):\nout of memory here")
     assert await party.verdict("failed", "here, too") == ("oom", "On node 2 (host2):\nout of memory here")
     monkeypatch.setattr(parties, "WORD_SEC", 0.0)
-    await party.call(RUN, plan(), 1)
+    party.begin(RUN, plan(), 1)
     assert await party.verdict("peer", GLOO) == ("killed", GLOO), "nobody says anything"
+
+
+# --- called -----------------------------------------------------------------------------------------------
+
+
+class Part:
+    """In place of a host's crew: counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.group, self.started, self.ended = None, 0, 0
+
+    async def ready_for(self, *_: Any) -> Any:
+        self.started += 1
+        raise OSError("no room")
+
+    async def end(self, exit_grace_sec: float | None = None) -> None:
+        self.ended += exit_grace_sec is None
+
+
+def started(launch: int) -> ChunkStarted:
+    where = {"launcher_pid": 7, "host": "host0", "device": "cpu", "world_size": 6}
+    return ChunkStarted.model_validate(
+        {"run_id": RUN, "stage": "dynamics", "attempt": 2, "plan": plan(), "launch": launch, **where}
+    )
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> Node:
+    """The trainer of host 1, in a run that was paused once."""
+    bus = MemoryBus("trainer")
+    (tmp_path / RUN).mkdir()
+    spec = RunSpec(
+        bundle=str(tmp_path / RUN), run_name="2026_01_01_00_00_00_pong", profile="test",
+        configuration={}, policy={}, origins={}, stages=["dynamics"],
+    )  # fmt: skip
+    paused = RunPaused(run_id=RUN, by="operator", reason="lunch")
+    for event in (RunStarted(run_id=RUN, spec=spec), paused, started(1)):
+        await bus.publish(event)
+    node = Node(bus, Settings(state_dir=tmp_path / "state", node_rank=1), Jobs(bus))
+    node._crew = cast("Any", Part())
+    return node
+
+
+async def test_a_host_does_not_join_a_launch_that_is_over(node: Node) -> None:
+    first, second = (JoinChunk(run_id=RUN, plan=plan(), launch=launch, node_rank=1) for launch in (1, 2))
+    assert isinstance(await node.join(first), NodeLost), "it has no room"
+    await node._bus.publish(started(2))
+    assert await node.join(first) is None
+    assert isinstance(await node.join(second), NodeLost)
+    await node._bus.publish(RunFinished(run_id=RUN, status="stopped", degraded=False, reason="enough"))
+    assert await node.join(second) is None
+    assert cast("Part", node._crew).started == 2
+
+
+async def test_a_pause_that_is_heard_late_does_not_end_the_launch_after_it(node: Node) -> None:
+    node._joined = JoinChunk(run_id=RUN, plan=plan(), launch=1, node_rank=1)
+    await node.leave(RUN)
+    assert cast("Part", node._crew).ended == 0
+    await node._bus.publish(RunPaused(run_id=RUN, by="operator", reason="dinner", ordinal=2))
+    await node.leave(RUN)
+    assert cast("Part", node._crew).ended == 1

@@ -7,16 +7,21 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from services.trainer.outputs import output_file
 from services.trainer.wire import ORDER, REPORT, Exit, Finished, Progress, Run, Stop, line
+from services.trainer.worker.chunk import Chunk
 from services.trainer.worker.history import History
 from services.trainer.worker.link import Link
 from services.trainer.worker.order import WindowOrder, seed_of
 from services.trainer.worker.tracking import Tracking
+from shared.bundle import Bundle
 from shared.events import ChunkPlan, Schedule
 
 RUN = Run(
@@ -138,7 +143,7 @@ def test_a_stop_is_for_the_plan_that_came_before_it() -> None:
         assert link.next_run() is None
         assert not lost.is_set()
         theirs.shutdown(socket.SHUT_RDWR)
-        assert lost.wait(timeout=10)
+        assert lost.wait(timeout=60)
 
 
 def test_a_connection_that_breaks_is_lost() -> None:
@@ -146,10 +151,30 @@ def test_a_connection_that_breaks_is_lost() -> None:
     losses: queue.SimpleQueue[str] = queue.SimpleQueue()
     link = Link(ours, lost=lambda: losses.put("lost"))
     theirs.close()
-    assert losses.get(timeout=10) == "lost"
+    assert losses.get(timeout=60) == "lost"
     link.send(Progress(step=1, loss=0.5, learning_rate=1e-3, frames_per_sec=9.5))
-    assert losses.get(timeout=10) == "lost"
+    assert losses.get(timeout=60) == "lost"
     ours.close()
+
+
+# --- replaced ---------------------------------------------------------------------------------------------
+
+
+def test_ranks_write_nothing_once_their_attempt_was_launched_again(tmp_path: Path) -> None:
+    bundle, done = Bundle(tmp_path, RUN.run_name), queue.SimpleQueue[str]()
+    session = SimpleNamespace(bundle=bundle, finite=lambda: False)
+    desk = SimpleNamespace(history=SimpleNamespace(flush=lambda: done.put("flushed")))
+    chunk = Chunk(cast("Any", session), RUN, cast("Any", desk))
+
+    for launch, limit_sec in ((RUN.launch, 60.0), (RUN.launch + 1, 0.3)):
+        output = output_file(bundle, RUN.plan, launch)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.touch()
+        thread = threading.Thread(target=chunk._keep, args=(1,), daemon=True)
+        thread.start()
+        thread.join(timeout=limit_sec)
+        assert thread.is_alive() == (launch > RUN.launch)
+    assert [done.get(), done.empty()] == ["flushed", True]
 
 
 # --- wandb ------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def by_tinyworlds(theirs: Path, ours: Path) -> dict[str, Any]:
         cwd=ours,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
@@ -182,7 +182,7 @@ def test_killed_at_any_point_a_complete_checkpoint_stands(tmp_path: Path) -> Non
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

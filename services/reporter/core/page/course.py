@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from services.reporter.core.markdown import number
 from services.reporter.core.page.model import Action
 from shared.events import (
+    ENDED,
     ArtifactEvidence,
     ChunkDone,
     ChunkStarted,
@@ -28,8 +29,6 @@ from shared.events import (
     StageStarted,
     Status,
 )
-
-ENDED: tuple[Status, ...] = ("passed", "stage_completed", "failed", "stopped")
 
 
 @dataclass(slots=True)

@@ -6,8 +6,11 @@ the run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from services.reporter.core.page.course import Course
 from services.reporter.core.page.goodput import Times
@@ -40,10 +43,10 @@ from shared.events import (
     OperatorRequested,
     ReportWritten,
     RunFinished,
-    RunQueued,
     RunResumed,
     RunSpec,
     RunStarted,
+    SpecEvent,
     Stage,
     TrainProgress,
 )
@@ -202,10 +205,11 @@ class PageFold:
     # --- events -------------------------------------------------------------------------------------------
 
     def _event(self, event: Event, recorded: Recorded, time: float) -> None:
-        if isinstance(event, RunStarted | RunQueued):
+        if isinstance(event, SpecEvent):
             self._begin(event.spec)
-        elif isinstance(event, OperatorRequested) and "spec" in event.arguments:
-            self._begin(RunSpec.model_validate(event.arguments["spec"]))
+        elif isinstance(event, OperatorRequested) and event.request == "start_run":
+            with contextlib.suppress(ValidationError):  # one that cannot be used is shown as asked for
+                self._begin(RunSpec.recorded(event.arguments.get("spec")))
         if isinstance(event, RunStarted) and self._began is None:
             self._began = time
             self._stages.start_test()

@@ -27,10 +27,12 @@ TELLING: tuple[type[Event], ...] = (
     RunFinished,
 )
 """Events that change a row."""
+MOST_ROWS = 1000
+"""Runs that are listed: all that are not over, and the newest of the others."""
 
 
 class Listing:
-    """All runs there are."""
+    """The runs there are; of thousands that are over, the oldest are left out."""
 
     def __init__(self) -> None:
         self._rows: dict[str, RunRow] = {}
@@ -55,6 +57,8 @@ class Listing:
                 self._add(event.run_id, spec.run_name, "running", time)
             case RunStarted() if self._rows[event.run_id].status == "queued":
                 self._put(event.run_id, status="running", began=time)
+            case RunResumed() if event.run_id not in self._rows:  # one that was left out goes on, unnamed
+                self._add(event.run_id, event.run_id, "running", time)
             case _ if event.run_id not in self._rows:
                 pass  # its beginning cannot be read
             case RunResumed():
@@ -71,6 +75,11 @@ class Listing:
                 pass
 
     def _add(self, run_id: str, run_name: str, status: Any, time: float) -> None:
+        if len(self._rows) >= MOST_ROWS:
+            over = (row for row in self._rows.values() if row.ended is not None)
+            oldest = min(over, key=lambda row: row.began, default=None)
+            if oldest is not None:
+                del self._rows[oldest.run_id]
         self._rows[run_id] = RunRow(
             run_id=run_id,
             run_name=run_name,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.reporter.core.wandb.table import SECONDS, Column, Table
+from shared.windows import windows
 
 WINDOW_SHARE, LEAST_WINDOW = 50, 5
 """A rolling mean is over one row in so many of a stage, and at least over so many rows."""
@@ -43,10 +44,7 @@ def figures(table: Table, name: str) -> Figures | None:
     steps, values = table.known(name)
     if not len(values):
         return None
-    third, tenth = max(1, len(values) // 3), max(1, len(values) // 10)
-    middle = values[third : len(values) - third]
     lowest = int(values.argmin())
-    first10, last10 = float(values[:tenth].mean()), float(values[-tenth:].mean())
     return Figures(
         rows=len(values),
         first_step=int(steps[0]),
@@ -56,12 +54,7 @@ def figures(table: Table, name: str) -> Figures | None:
         lowest_step=int(steps[lowest]),
         highest=float(values.max()),
         mean=float(values.mean()),
-        early=float(values[:third].mean()),
-        mid=float((middle if len(middle) else values).mean()),
-        late=float(values[-third:].mean()),
-        first10=first10,
-        last10=last10,
-        delta=last10 - first10,
+        **windows(values).model_dump(),
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from services.trainer.core.checkout.dialect import Dialect
 from services.trainer.core.launch import device, world_size
 from shared.config import StageConfig
-from shared.events import CheckoutSpec, Stage
+from shared.events import CheckoutSpec, Stage, Value
 
 OURS = {"checkpoint", "device", "distributed", "nnodes", "output_root", "rdzv_endpoint", "wandb"}
 """Keys of the configuration that a launch sets itself, or that mean nothing to a checkout."""
@@ -23,6 +23,21 @@ PATHS: dict[Stage, str] = {
 """Keys under which dynamics takes the checkpoints of the stages before it."""
 NOT_PLAIN = re.compile(r": |:$| #")
 """What YAML reads as something else within a path."""
+
+
+class Launch(Value):
+    """What the step numbers of a launch mean."""
+
+    stage: Stage
+    attempt: int
+    start_step: int
+    """Absolute updates done before it."""
+    end_step: int
+    """And after its last."""
+    offset: int
+    """Added to a step number of its files, it gives the absolute one."""
+    loss_factor: int = 1
+    """A logged loss times this is the loss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from shared.datasets.frames import FramesDataset
 from tests.unit.inference.conftest import TinyRun
 
 CODES, IDLE = 4, 1
+TOKEN = "open sesame ä"
 
 
 class PaintingEngine:
@@ -72,6 +73,7 @@ def play_config(**changes: Any) -> PlayConfig:
         "cache_dir": Path(),
         "fps": 60,
         "players": 2,
+        "token": TOKEN,
     }
     return PlayConfig.model_validate(fields | changes)
 

@@ -21,7 +21,7 @@ from services.inference.play.app import create_app
 from services.inference.play.conductor import Conductor
 from services.inference.play.legend import Legend
 from services.inference.play.messages import unpack
-from tests.unit.inference.play.conftest import CODES, IDLE, PaintingEngine, play_config
+from tests.unit.inference.play.conftest import CODES, IDLE, TOKEN, PaintingEngine, play_config
 
 HOST = "127.0.0.1:8000"
 PAGE = {"host": HOST, "origin": f"http://{HOST}"}
@@ -105,9 +105,17 @@ class Stage:
         self.client = TestClient(app, base_url=f"http://{HOST}")
 
     @contextmanager
-    def player(self) -> Iterator[Player]:
+    def stranger(self) -> Iterator[Player]:
+        """A page that has not shown the token."""
         with self.client.websocket_connect("/play", headers=PAGE) as socket:
             yield Player(socket)
+
+    @contextmanager
+    def player(self) -> Iterator[Player]:
+        with self.stranger() as player:
+            assert player.told() == {"type": "locked"}
+            player.say("token", token=TOKEN)
+            yield player
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from services.reporter.core.page.model import ROWS, Note, Page, StageRow
 from services.reporter.core.page.table import Table
 from services.reporter.core.story import tell
 from shared.bus.protocol import Backlog, Recorded
-from shared.events import STAGES, GpuSample, Heartbeat, Telemetry, TrainProgress
+from shared.events import STAGES, GpuSample, Heartbeat, Telemetry
+from tests.messages import progress
 from tests.unit.gatekeeper.story import COLLAPSED, DIVERGING, RUN_ID, Outcome, Story, only
 
 BEGAN = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -157,17 +158,8 @@ def test_progress_moves_the_stage_and_its_eta() -> None:
     records = timed(story)
     fold = fold_all(RUN_ID, records)
     now = records[-1].time + timedelta(seconds=4)
-    message = TrainProgress(
-        run_id=RUN_ID,
-        stage="video_tokenizer",
-        attempt=1,
-        step=7,
-        target_step=10,
-        stage_target=20,
-        loss=0.5,
-        learning_rate=1e-3,
-        frames_per_sec=64.0,
-        eta_sec=30.0,
+    message = progress(
+        RUN_ID, stage="video_tokenizer", step=7, target_step=10, stage_target=20, loss=0.5, eta_sec=30.0
     )
     fold.take(telemetry(message, now))
     found = row(fold.page(now.timestamp()), "video_tokenizer")

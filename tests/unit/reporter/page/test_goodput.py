@@ -11,8 +11,9 @@ import pytest
 from services.reporter.core.page.fold import fold_all
 from shared.bundle import Bundle
 from shared.bus.protocol import Recorded
-from shared.events import RunPaused, RunResumed, TrainProgress
+from shared.events import RunPaused, RunResumed
 from tests.e2e.big_run import NAME, RUN, records
+from tests.messages import progress
 
 
 def test_updates_that_were_rolled_back_are_redone_and_the_rest_is_named(tmp_path: Path) -> None:
@@ -51,18 +52,7 @@ def test_a_chunk_is_starting_until_its_first_update_and_training_from_then_on(tm
     waited = spent(begun + 7)
     assert waited["starting"] - before["starting"] == pytest.approx(7)
     assert waited["training"] == before["training"]
-    update = TrainProgress(
-        run_id=RUN,
-        stage="dynamics",
-        attempt=2,
-        step=101,
-        target_step=200,
-        stage_target=300,
-        loss=1.0,
-        learning_rate=1e-3,
-        frames_per_sec=1.0,
-        eta_sec=1.0,
-    )
+    update = progress(RUN, attempt=2, step=101, target_step=200, stage_target=300)
     fold.take(Recorded(0, told[7].time + timedelta(seconds=7), "test", update))
     trained = spent(begun + 20)
     assert trained["starting"] == pytest.approx(waited["starting"])

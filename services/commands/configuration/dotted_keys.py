@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One value and where it came from."""
 
-    path: Path
+    path: KeyPath
     """From the root: ("dynamics", "learning_rate")."""
     value: Any
     origin: str
@@ -47,7 +47,7 @@ def child(annotation: Any, part: str) -> Any | None:
     return None
 
 
-def find(root: Any, path: Path) -> Any | None:
+def find(root: Any, path: KeyPath) -> Any | None:
     """The type at a path, none if the schema has no such path."""
     for part in path:
         root = child(root, part)
@@ -67,7 +67,7 @@ def names(annotation: Any) -> list[str] | None:
     return found
 
 
-def leaves(annotation: Any, prefix: Path = ()) -> list[Path]:
+def leaves(annotation: Any, prefix: KeyPath = ()) -> list[KeyPath]:
     """All paths that end at a plain value (or at a mapping with free keys)."""
     below = names(annotation)
     if not below:

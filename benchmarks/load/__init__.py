@@ -1,0 +1,1 @@
+"""The services under load; `python -m benchmarks.load --help`."""
