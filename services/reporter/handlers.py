@@ -57,6 +57,8 @@ class Deps:
     written: Recent[str, Written] = field(default_factory=lambda: Recent(MOST_RUNS))
     """Run -> what this process put into its file last; of one that is not there, the file is looked at."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    exporting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A run is told from all its events: of many at once, memory holds one."""
 
 
 async def event(message: Event, deps: Deps) -> list[Message]:
@@ -135,17 +137,15 @@ def _messages(records: Iterable[Recorded]) -> Iterator[Message]:
 
 async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
     """The history as it counts at a gate; that of a later gate, which is on its way, says all it says."""
-    written = deps.written.get(gate.run_id)
-    newest = written.gates.get(gate.stage, gate.id) if written is not None else gate.id
-    if gate.stage == "inference" or newest != gate.id:
-        return
-    try:
-        await asyncio.to_thread(_write_export, bundle, gate.run_id, gate.stage)
-    except (
-        OSError,
-        WorldloopError,
-    ) as error:  # an export is a convenience: the rows themselves are where they were
-        log.warning("no history export", problem=str(error))
+    async with deps.exporting:
+        written = deps.written.get(gate.run_id)
+        newest = written.gates.get(gate.stage, gate.id) if written is not None else gate.id
+        if gate.stage == "inference" or newest != gate.id:
+            return
+        try:
+            await asyncio.to_thread(_write_export, bundle, gate.run_id, gate.stage)
+        except (OSError, WorldloopError) as error:  # a convenience: the rows themselves are where they were
+            log.warning("no history export", problem=str(error))
 
 
 def _write_export(bundle: Bundle, run_id: str, stage: Stage) -> None:

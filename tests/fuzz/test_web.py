@@ -123,7 +123,9 @@ def test_the_live_page_answers_whatever_is_asked(live: Any) -> None:
     statuses = set()
 
     @thoroughly
+    @example("GET", "/api/runs", b"", {}, b"")
     @example("GET", f"/{'a' * 5_000}.html", b"", {}, b"")
+    @example("POST", f"/api/runs/{RUN_ID}/actions/retune", b"", {}, WISH[:-1])
     @example("POST", f"/api/runs/{RUN_ID}/actions/retune", b"", {}, WISH)
     @given(st.sampled_from(["GET", "POST", "HEAD"]), addresses, queries, headers, bodies)
     def one(method: str, path: str, query: bytes, header: dict[bytes, bytes], body: bytes) -> None:
