@@ -30,6 +30,7 @@ from services.commands.groups.stack import down, up
 from services.commands.groups.train import train
 from services.commands.judging.diagnose import DiagnoseCommand
 from services.commands.terminal.output import warn
+from services.commands.terminal.refusal import refusal
 from shared.errors import UsageError, WorldloopError
 
 app = typer.Typer(
@@ -85,8 +86,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader has seen enough, as in `worldloop events --json | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a name too long, a full disk, a directory of others: its text names the file
-        warn(f"worldloop: {error}")
+    except OSError as error:  # a name too long, a full disk, a directory of others
+        warn(f"worldloop: {refusal(error)}")
+        sys.exit(UsageError.exit_code)
+    except MemoryError as error:
+        warn(f"worldloop: there is not enough memory for that {error}".rstrip())
         sys.exit(UsageError.exit_code)
 
 

@@ -40,6 +40,11 @@ class Bundle:
         return self.root / "inference_results"
 
     @property
+    def script_place(self) -> Path:
+        """Where a checkout's inference script runs, among links to the checkout; gone when it has ended."""
+        return self.inference_results / ".checkout"
+
+    @property
     def reports(self) -> Path:
         """Reports and their data."""
         return self.root / "docs" / "action"
@@ -128,14 +133,14 @@ def check_inside(root: Path) -> None:
     """Make sure that all in a bundle is a file, a directory, or a link that stays in it.
 
     For bundles that may come from elsewhere: a link would have a command read, write or delete what is not
-    the run's, and reading a device never ends.
+    the run's, and reading a device never ends. What lies in `Bundle.script_place` is no command's business.
 
     Raises:
         BundleError: Something is not; names it.
         OSError: A directory cannot be read.
     """
     inside = root.resolve()
-    folders = [inside]
+    folders, passed_over = [inside], Bundle(inside, "").script_place
     while folders:
         with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
             for entry in entries:  # what goes meanwhile is no matter: the run may go on
@@ -146,7 +151,7 @@ def check_inside(root: Path) -> None:
                             f"{entry.path!r} is a link that leads out of the bundle: put a copy there instead"
                         )
                 elif entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
+                    folders += {Path(entry.path)} - {passed_over}
                 elif not entry.is_file(follow_symlinks=False):
                     raise BundleError(f"{entry.path!r} is no file, directory or link: remove it")
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shared.events import STAGES, Stage
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
 Device = Literal["auto", "cpu", "cuda"]
 
 MOST_NODES, MOST_RANKS = 4096, 1024
@@ -77,7 +79,7 @@ class TrainingConfig(Config):
     """Leading fraction of the file that is used."""
     held_out_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Last fraction of the file, never trained on."""
-    seed: int = 0
+    seed: Seed = 0
     amp: bool = False
     tf32: bool = False
     compile: bool = False
@@ -225,7 +227,7 @@ class InferenceConfig(Config):
     teacher_forced: bool = False
     sample_index: int | None = None
     """The number of this window alone gates, as the reference's does (`mse_standard`)."""
-    seed: int = 0
+    seed: Seed = 0
     device: Device = "auto"
 
     @model_validator(mode="after")

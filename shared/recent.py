@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -23,7 +24,7 @@ class Recent(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """What is kept under a key, if it still is."""
-        if key in self._kept:
+        with contextlib.suppress(KeyError):  # not asked before: another thread may let go of it in between
             self._kept.move_to_end(key)
         return self._kept.get(key)
 

@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -278,13 +278,23 @@ async def _main(
         await work
     except asyncio.CancelledError:
         log.info("stopped")
-    except WorldloopError as error:
-        log.critical("cannot go on", problem=str(error))
-        return 1
-    except Exception:
-        log.exception("died")
+    except Exception as error:
+        for part in _parts(error):
+            if isinstance(part, WorldloopError):
+                log.critical("cannot go on", problem=str(part))
+            else:
+                log.critical("died", exc_info=part)
         return 1
     return 0
+
+
+def _parts(error: Exception) -> Iterator[Exception]:
+    """The errors that a group is made of; one that is no group is its own."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _parts(each)
+    else:
+        yield error
 
 
 async def _connect_and_serve(

@@ -89,13 +89,26 @@ def find_run(argument: str, root: Path) -> RunRef:
     Raises:
         BundleError: It is neither, or something in the bundle leads out of it.
     """
-    found = _named(argument, root)
-    if found.bundle is not None and os.path.lexists(found.bundle / EVENTS_FILE):
-        check_inside(found.bundle)
-    return found
+    return checked(named_run(argument, root))
 
 
-def _named(argument: str, root: Path) -> RunRef:
+def checked(run: RunRef) -> RunRef:
+    """The same run, whose bundle may be read.
+
+    Raises:
+        BundleError: Something in it leads out of it.
+    """
+    if run.bundle is not None and os.path.lexists(run.bundle / EVENTS_FILE):
+        check_inside(run.bundle)
+    return run
+
+
+def named_run(argument: str, root: Path) -> RunRef:
+    """As `find_run`, for those that need no more of the run than its id: its bundle is not looked into.
+
+    Raises:
+        BundleError: It is neither.
+    """
     path = expanded(argument)
     if RUN_ID.fullmatch(argument):
         bundle = root / argument

@@ -37,13 +37,13 @@ ANSWER_SEC = 30.0
 
 
 async def locate(argument: str | None, bus: Bus | None, root: Path) -> RunRef:
-    """The run that an argument names, else the newest one.
+    """The run that an argument names, else the newest one; its bundle is not looked into.
 
     Raises:
         BundleError: There is none.
     """
     if argument is not None:
-        return places.find_run(argument, root)
+        return places.named_run(argument, root)
     known = {run.run_id: run for run in places.bundles(root)}
     if bus is not None:
         for recorded in await bus.events():
@@ -58,7 +58,7 @@ async def past(run: RunRef, bus: Bus | None) -> list[Recorded]:
     """A run's events so far: from the server if it knows the run, else from the bundle.
 
     Raises:
-        BundleError: Neither knows it.
+        BundleError: Neither knows it, or something in the bundle leads out of it.
     """
     if bus is not None and (found := await bus.events(run.run_id)):
         return found
@@ -67,6 +67,7 @@ async def past(run: RunRef, bus: Bus | None) -> list[Recorded]:
         raise BundleError(
             f"{run.run_id}: {where}, and its bundle is not under the output root; give the bundle's path"
         )
+    places.checked(run)
     return read_journal(run.bundle / places.EVENTS_FILE)
 
 

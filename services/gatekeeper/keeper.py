@@ -26,6 +26,8 @@ TICK_SEC = 1.0
 """How often limits are looked at; decisions do not wait for it."""
 MOST_ENDED = 32
 """Runs that are kept in mind after their end; others come back from the log at an operator's word."""
+LATE_SEC = 0.5
+"""After which an event that is in the log and was not read is taken for one that nobody can read."""
 LONGEST_STEP_SEC = 5.0
 """Most that counts between two looks: who was stopped, or waited for the bus, could have heard nobody."""
 
@@ -216,11 +218,8 @@ class Keeper:
 
     def _fold(self, recorded: Recorded) -> None:
         run_id = recorded.message.run_id
-        state = self._run(run_id)
-        if recorded.sequence <= state.sequence:
-            return
         try:
-            self.runs[run_id] = fold(state, recorded)
+            self.runs[run_id] = fold(self._run(run_id), recorded)  # also one that was passed over by mistake
         except Exception:
             log.exception("an event cannot be folded; nothing more is decided about its run", run_id=run_id)
             self._unreadable.add(run_id)
@@ -259,6 +258,9 @@ class Keeper:
         before = self._run(run_id).sequence
         await self._catch_up()
         if conflict.last is not None:
+            if self._run(run_id).sequence < conflict.last:  # in a cluster it may be read a moment later
+                await asyncio.sleep(LATE_SEC)
+                await self._catch_up()
             self._skip(run_id, conflict.last)
         elif self._run(run_id).sequence == before:
             raise BusError(

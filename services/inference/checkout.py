@@ -26,8 +26,6 @@ from shared.datasets.names import game_of
 from shared.errors import WorldloopError
 from shared.events import EvaluateInference, RunSpec, Stage
 
-PLACE = ".checkout"
-"""Where the script runs, below the bundle's inference_results."""
 PICTURES = "inference_results_gt_vs_pred_*.png"
 VIDEOS = "*.mp4"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -69,7 +67,7 @@ def run_checkout(
     )
     selected = {stage: bundle.resolve(path) for stage, path in command.checkpoints.items()}
     log = bundle.logs / "inference" / f"checkout_{command.inference_try}_{command.retry}.log"
-    with script.links(Path(spec.checkout.directory), bundle.inference_results / PLACE) as place:
+    with script.links(Path(spec.checkout.directory), bundle.script_place) as place:
         asked = arguments(
             settings,
             {stage: str(path) for stage, path in selected.items()},

@@ -115,6 +115,11 @@ class Certificate:
         return cls(tuple(str(name.value) for each in names for name in each), until)
 
 
+def known_as(host: str) -> str:
+    """How a certificate says a name or address."""
+    return str(_general_name(host).value)
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, days: int
 ) -> x509.CertificateBuilder:
@@ -150,7 +155,7 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(host.lower())
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

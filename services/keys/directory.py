@@ -74,10 +74,11 @@ def make_certificates(directory: Path, hosts: Sequence[str], now: datetime) -> b
     there = [name for name in (CA, SERVER, SERVER_KEY) if (directory / name).exists()]
     if len(there) == 3:
         names = certificates.Certificate.read(directory / SERVER).hosts
-        if missing := [host for host in hosts if host not in names]:
+        if missing := [host for host in hosts if certificates.known_as(host) not in names]:
+            wanted = [name for name in names if name not in certificates.ALWAYS] + missing
             raise UsageError(
                 f"{directory / SERVER} is there already, but not for {', '.join(missing)}. "
-                f"`worldloop keys renew --dir {directory} {' '.join(f'--host {host}' for host in hosts)}` "
+                f"`worldloop keys renew --dir {directory} {' '.join(f'--host {host}' for host in wanted)}` "
                 "makes a new one"
             )
         return False

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from services.reporter.core.lineage import lineage
+from services.reporter.core.lineage import JUDGED, judged, lineage
 from services.reporter.core.story import Outcome, tell
 from services.reporter.event_file import append_events, last_sequence
 from services.reporter.exports import write_config, write_gate_export
@@ -17,7 +17,7 @@ from services.reporter.page.static_page import write_page
 from services.reporter.reports import Written as Report
 from services.reporter.reports import write_reports as write
 from shared.bundle import Bundle
-from shared.bus.journal import read_journal
+from shared.bus.journal import journal
 from shared.bus.protocol import Bus, Recorded
 from shared.errors import Retry, WorldloopError
 from shared.events import (
@@ -149,9 +149,10 @@ async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
 
 
 def _write_export(bundle: Bundle, run_id: str, stage: Stage) -> None:
-    story = tell(read_journal(bundle.events))  # caught up with a moment ago, and nearer than the server
-    if story is not None:
-        write_gate_export(bundle, run_id, stage, lineage(story.of(stage)))
+    told = _messages(
+        journal(bundle.events, JUDGED)
+    )  # caught up with a moment ago, and nearer than the server
+    write_gate_export(bundle, run_id, stage, lineage(judged(told, stage)))
 
 
 async def _keep_page(run_id: str, bundle: Bundle, deps: Deps) -> None:

@@ -25,6 +25,8 @@ BEATS = 2
 LOOK_SEC = 0.1
 LONGEST_LOOK_SEC = 0.5
 """More time between two looks is none in which this process could have heard anything."""
+UNREADABLE = 20
+"""Looks at the log after which its last event is one that nobody can read, and not only late in a cluster."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -39,26 +41,30 @@ class Turn:
 
     def __init__(self, bus: Bus, settings: Settings) -> None:
         self._bus, self._settings = bus, settings
-        self._place = place_of(settings)
+        self._place, self._host = place_of(settings), socket.gethostname()
         self._sequence = 0
 
     async def take(self) -> None:
         """Wait until no other trainer works, and take its place.
 
-        One of this state directory is known to be gone (`alone`), and is not waited for.
+        One of this state directory is known to be gone (`alone`), and is not waited for; one whose state
+        directory is a copy of it, on another host, is.
         """
         gone: TrainerStarted | None = None
+        end, refused = 0, 0
         while True:
             past = await self._bus.events(NO_RUN)
             newest = next((peer for each in reversed(past) if (peer := self._peer(each.message))), None)
-            if newest is not None and newest != gone and newest.place != self._place:
+            if newest is not None and newest != gone and not self._is_before_us(newest):
                 log.info("another trainer works; waiting for its end", host=newest.host, pid=newest.pid)
                 await self._silent(newest)
                 gone = newest
-            after = past[-1].sequence if past else 0
+            after = max(past[-1].sequence if past else 0, end if refused > UNREADABLE else 0)
             try:
                 self._sequence = await self._bus.append(self._started(after), after=after)
-            except SequenceConflict:
+            except SequenceConflict as conflict:
+                end, refused = conflict.last or 0, refused + 1 if conflict.last == end else 1
+                await asyncio.sleep(LOOK_SEC)
                 continue
             return
 
@@ -80,11 +86,15 @@ class Turn:
         return TrainerStarted(
             run_id=NO_RUN,
             node_rank=self._settings.node_rank,
-            host=socket.gethostname(),
+            host=self._host,
             pid=os.getpid(),
             place=self._place,
             after=after,
         )
+
+    def _is_before_us(self, other: TrainerStarted) -> bool:
+        """Whether it worked in this state directory."""
+        return (other.place, other.host) == (self._place, self._host)
 
     def _peer(self, event: Message) -> TrainerStarted | None:
         """The event, if it is of a trainer of this node rank."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,20 +73,29 @@ def read_journal(path: Path) -> list[Recorded]:
     Raises:
         BundleError: The file is missing, or a line is no event; names the line.
     """
-    found: list[Recorded] = []
+    return list(journal(path))
+
+
+def journal(path: Path, names: Collection[str] = ()) -> Iterator[Recorded]:
+    """The same one by one, none kept; of some event names only, if there are any.
+
+    Raises:
+        BundleError: As of `read_journal`, as soon as it comes there.
+    """
     if path.exists() and not path.is_file():
         raise BundleError(f"{path}: the run's events cannot be read (it is no file)")
     try:
         with path.open(encoding="utf-8", newline="\n") as stream:
             lines = iter(lambda: stream.readline(MOST_IN_LINE), "")
             for number, line in enumerate(lines, start=1):
-                if line.endswith("\n"):
-                    found.append(_from_line(path, number, line))
-                elif len(line) == MOST_IN_LINE:
+                if len(line) == MOST_IN_LINE and not line.endswith("\n"):
                     raise BundleError(f"{path}, line {number}: no event has {MOST_IN_LINE >> 20} MB")
+                if line.endswith("\n") and (not names or any(name in line for name in names)):
+                    recorded = _from_line(path, number, line)
+                    if not names or recorded.message.name in names:
+                        yield recorded
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: the run's events cannot be read ({error})") from None
-    return found
 
 
 def _from_line(path: Path, number: int, line: str) -> Recorded:

@@ -88,8 +88,8 @@ class TrainerStarted(Event):
     """Sequence of the event that was the last one of no run."""
 
     def id_parts(self) -> tuple[object, ...]:
-        """Node rank, place in the log, state directory."""
-        return (self.node_rank, self.after, self.place)
+        """Node rank, place in the log, state directory, host."""
+        return (self.node_rank, self.after, self.place, self.host)
 
 
 class ChunkEvent(Event):

@@ -1,6 +1,7 @@
 """What a torch file claims to hold, looked at before it is read: a small one may stand for more than fits.
 
-A zip's members may be compressed, or lie on top of each other. And a tuple made of one tuple twice, sixty
+A zip's members may be compressed, or lie on top of each other; and where its end is ambiguous, torch may read
+other members than were looked at. And a tuple made of one tuple twice, sixty
 times over, takes a few hundred bytes; as the key of a dict it is hashed part by part, for ever.
 """
 
@@ -10,6 +11,7 @@ import io
 import itertools
 import mmap
 import pickletools
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +21,18 @@ from shared.errors import CheckpointError
 
 PICKLE = "data.pkl"
 """End of the name of the pickle in a zip; torch does not look at its case."""
+END = struct.Struct("<4s4H2LH")
+"""The end of a zip: length and begin of the list of its members, last the length of a comment."""
+END_64, LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+"""What may stand before it: the same for large files, length and begin last; and where that is, third."""
+LOCATED = b"PK\x06\x07"
 OLD_PICKLES = 5
 """At the head of a file that is no zip: magic number, version, system, content, names of the storages."""
 MOST_IN_TUPLE = 10_000
 """Values in a tuple and the tuples in it; what makes a tensor takes a dozen."""
 MARK = 0
+ZIP = b"PK\x03\x04"
+"""By these bytes at its begin alone torch tells a zip: an archive behind a pickle is nothing to it."""
 
 
 def check_claims(path: Path) -> int:
@@ -42,9 +51,11 @@ def check_claims(path: Path) -> int:
 
 def _pickles(path: Path, size: int) -> Iterator[IO[bytes]]:
     """Streams that stand at the begin of a pickle of the file."""
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            if not _is_plain(path, size):
+                raise CheckpointError(f"{path} is refused: its list of members is not where its end is")
             if sum(each.file_size for each in members) > size:
                 raise CheckpointError(f"{path} is refused: unpacked it would be larger than it is")
             for each in members:
@@ -54,6 +65,27 @@ def _pickles(path: Path, size: int) -> Iterator[IO[bytes]]:
         # mapped: asked for more bytes than there are, it gives those there are, and takes no memory before
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             yield from itertools.repeat(cast("IO[bytes]", mapped), OLD_PICKLES)  # all that a pickle asks for
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(ZIP)) == ZIP
+
+
+def _is_plain(path: Path, size: int) -> bool:
+    """Whether a zip's list of members lies right before its end, and the end at that of the file."""
+    with path.open("rb") as stream:
+        stream.seek(max(size - END.size - LOCATOR.size - END_64.size, 0))
+        tail = stream.read()
+    *_, length, begin, comment = END.unpack(tail[-END.size :])
+    list_end = size - END.size
+    locator = tail[: -END.size][-LOCATOR.size :]
+    if locator.startswith(LOCATED):
+        list_end -= LOCATOR.size + END_64.size
+        if LOCATOR.unpack(locator)[2] != list_end:
+            return False
+        *_, length, begin = END_64.unpack(tail[: END_64.size])
+    return comment == 0 and bool(begin + length == list_end)
 
 
 def _largest_tuple(stream: IO[bytes]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -139,14 +140,51 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path: Path) -> 
         load_file(path)
 
 
+TWICE = b"".join(b"h" + bytes([at]) + b"\x86q" + bytes([at + 1]) for at in range(60))
+NEVER_HASHED = b"\x80\x02}K\x01\x85q\x00" + TWICE + b"K\x05s."
+"""The pickle of a dict whose key is a tuple of one tuple twice, and so on."""
+
+
 def test_tuples_of_tuples_are_refused_before_they_are_hashed(tmp_path: Path) -> None:
     path = tmp_path / STATE
     torch.save({"step": 1}, path)
-    twice = b"".join(b"h" + bytes([at]) + b"\x86q" + bytes([at + 1]) for at in range(60))
-    pickled = b"\x80\x02}K\x01\x85q\x00" + twice + b"K\x05s."
-    rewritten(path, lambda name, held: pickled if name.endswith("data.pkl") else held)
+    rewritten(path, lambda name, held: NEVER_HASHED if name.endswith("data.pkl") else held)
     with pytest.raises(CheckpointError, match="would never end"):
         load_file(path)
+
+
+def test_a_zip_behind_an_old_file_hides_nothing(tmp_path: Path) -> None:
+    path = tmp_path / STATE
+    torch.save(5, path, _use_new_zipfile_serialization=False)
+    pickled = pickle.dumps(5, 2)
+    with path.open("r+b") as stream:  # the content is the fourth of the pickles, after three of torch's own
+        head, _, rest = stream.read().rpartition(pickled + pickle.dumps([], 2))
+        assert head
+        assert not rest
+        stream.seek(len(head))
+        stream.write(NEVER_HASHED + pickle.dumps([], 2))
+        with zipfile.ZipFile(stream, "a") as archive:
+            archive.writestr("archive/version", b"3")
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(CheckpointError, match="would never end"):
+        load_file(path)
+
+
+def test_a_zip_with_two_lists_of_members_is_refused(tmp_path: Path) -> None:
+    """Python takes the list before the end, torch the one that the end names."""
+    shown, read = tmp_path / MODEL, tmp_path / STATE
+    harmless = b"\x80\x02}." + bytes(
+        len(NEVER_HASHED) - 4
+    )  # as long, so that both lists say the same offsets
+    for path, pickled in ((shown, harmless), (read, NEVER_HASHED)):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+    end = read.read_bytes().rindex(b"PK\x05\x06")
+    shown.write_bytes(read.read_bytes()[:end] + shown.read_bytes())
+    with zipfile.ZipFile(shown) as archive:
+        assert archive.read("archive/data.pkl") == harmless
+    with pytest.raises(CheckpointError, match="not where its end is"):
+        load_file(shown)
 
 
 def test_an_old_file_that_is_no_zip_is_still_read(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime
 from math import ceil
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,11 @@ from services.gatekeeper.core.state import RunState
 from services.gatekeeper.handlers import HANDLERS
 from services.gatekeeper.keeper import Keeper
 from shared.bus.memory import Broker, MemoryBus
+from shared.bus.protocol import Recorded
 from shared.bus.wire import Envelope
 from shared.events import (
     ChunkCommand,
+    ChunkPlan,
     Command,
     CommandRejected,
     CommandTimedOut,
@@ -120,6 +123,20 @@ class World:
 
     async def events(self, run_id: str = FIRST) -> list[Event]:
         return [each.message for each in await self.bus.events(run_id) if isinstance(each.message, Event)]
+
+    async def stopped(self) -> ChunkPlan:
+        """Start the first run and stop it in its first chunk, whose plan it was; nobody answers by itself."""
+        await self.start()
+        await self.sent(ChunkCommand)
+        await self.ask(StopRun)
+        await self.sent(StopChunk)
+        command = self.commands[0]
+        assert isinstance(command, ChunkCommand)
+        await self.bus.publish(chunk_done(command.plan, Outcome(reason="stopped"), 5, {5: True}))
+        await self.sent(WriteReports)
+        await self._play(self.commands[-1])
+        await self.until(RunFinished)
+        return command.plan
 
     async def until(self, kind: type[Event], run_id: str = FIRST, *, count: int = 1) -> list[Event]:
         """Wait until the run has so many events of a kind."""
@@ -266,16 +283,7 @@ async def test_the_second_run_waits_for_the_first(world: World) -> None:
 async def test_a_resumed_run_goes_behind_those_that_are_there(world: World) -> None:
     world.answering = False
     world.gatekeeper()
-    await world.start(FIRST)
-    await world.sent(ChunkCommand)
-    await world.ask(StopRun)
-    await world.sent(StopChunk)
-    plan = world.commands[0]
-    assert isinstance(plan, ChunkCommand)
-    await world.bus.publish(chunk_done(plan.plan, Outcome(reason="stopped"), 5, {5: True}))
-    await world.sent(WriteReports)
-    await world._play(world.commands[-1])
-    await world.until(RunFinished)
+    await world.stopped()
     await world.start(SECOND)
     await world.sent(ChunkCommand, count=2)
     await world.ask(ResumeRun)
@@ -294,18 +302,9 @@ async def test_a_run_that_ended_long_ago_is_let_go_and_comes_back_when_it_is_res
     monkeypatch.setattr(keeper, "MOST_ENDED", 0)
     world.answering = False
     world.gatekeeper()
-    await world.start()
-    await world.sent(ChunkCommand)
-    await world.ask(StopRun)
-    await world.sent(StopChunk)
-    plan = world.commands[0]
-    assert isinstance(plan, ChunkCommand)
-    await world.bus.publish(chunk_done(plan.plan, Outcome(reason="stopped"), 5, {5: True}))
-    await world.sent(WriteReports)
-    await world._play(world.commands[-1])
-    await world.until(RunFinished)
+    plan = await world.stopped()
     await world.forgets()
-    await world.bus.publish(gpu_evidence(plan.plan))  # late: nothing hangs on it
+    await world.bus.publish(gpu_evidence(plan))  # late: nothing hangs on it
     await world.ask(PauseRun)
     refused = (await world.until(CommandRejected))[-1]
     assert isinstance(refused, CommandRejected)
@@ -327,6 +326,29 @@ async def test_a_run_that_ended_long_ago_is_let_go_and_comes_back_when_it_is_res
     assert "has ended as stage_completed" in next(
         each.reason for each in reversed(events) if isinstance(each, CommandRejected)
     )
+
+
+async def test_a_run_is_not_let_go_while_its_operator_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "MOST_ENDED", 0)
+    world.answering = False
+    world.gatekeeper()
+    plan = await world.stopped()
+    append = world.newest.append
+
+    async def outpaced(event: Event, *, after: int) -> int:
+        monkeypatch.undo()
+        monkeypatch.setattr(keeper, "MOST_ENDED", 0)
+        world.keeper._forget()
+        await world.bus.publish(gpu_evidence(plan))  # something came first: the answer is thought over
+        return await append(event, after=after)
+
+    monkeypatch.setattr(world.newest, "append", outpaced)
+    await world.ask(PauseRun)
+    refused = (await world.until(CommandRejected))[-1]
+    assert isinstance(refused, CommandRejected)
+    assert "has ended as stopped" in refused.reason
 
 
 async def test_pause_resume_and_stop_reach_the_log_before_they_are_acked(world: World) -> None:
@@ -440,6 +462,36 @@ async def test_a_log_that_ends_with_what_nobody_can_read_is_caught_up_with(world
     world.gatekeeper()
     await world.pass_time(5)
     assert finished(await world.until(RunFinished)).status == "stage_completed"
+
+
+class Late(Bus):
+    """The first times that the past is read, it is empty: another server of the cluster has more."""
+
+    reads = 0
+
+    async def past(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Recorded, None]:
+        self.reads -= 1
+        async for recorded in super().past(*args, **kwargs):
+            if self.reads < 0:
+                yield recorded
+
+
+@pytest.mark.parametrize(("reads", "answer"), [(2, OperatorRequested), (3, CommandRejected)])
+async def test_an_event_that_is_read_late_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch, reads: int, answer: type[Event]
+) -> None:
+    monkeypatch.setattr(keeper, "LATE_SEC", 0.0)
+    bus = Late("gatekeeper", broker=world.broker)
+    asked = {"spec": SHORT.model_dump(mode="json")}
+    await bus.publish(OperatorRequested(run_id=FIRST, request="start_run", request_id="x", arguments=asked))
+    bus.reads, behind = reads, Keeper(bus, lambda: 0.0)
+    await behind.request(StopRun(run_id=FIRST, request_id="y"))
+    assert isinstance((await world.events())[-1], answer)
+    following = asyncio.create_task(behind.follow())
+    while behind._followed < 2:  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0)
+    following.cancel()
+    assert behind.runs[FIRST].spec == SHORT
 
 
 async def test_an_event_that_cannot_be_folded_leaves_the_other_runs_alone(world: World) -> None:

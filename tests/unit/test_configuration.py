@@ -217,6 +217,14 @@ def test_a_wrong_value_names_file_key_and_what_fits(configs: Path, key: str, wri
     assert str(refusal(configs, profile="empty")) == f"configs/dynamics.yaml: {key}: {text}"
 
 
+@pytest.mark.parametrize("key", ["seed", "inference.seed"])
+@pytest.mark.parametrize("seed", [-1, 10**30])
+def test_a_seed_that_a_generator_would_refuse_in_the_end_is_refused_at_once(
+    configs: Path, key: str, seed: int
+) -> None:
+    assert refusal(configs, flags=assignments([f"{key}={seed}"])).key == key
+
+
 def test_values_that_contradict_each_other_name_both_sources(configs: Path) -> None:
     error = refusal(configs, flags=assignments(["frame_size=60"]))
     assert "frame_size 60 is no multiple of patch_size 8" in str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from shared import service
 from shared.bus.memory import Broker, MemoryBus
@@ -367,6 +368,26 @@ async def test_a_failing_background_task_ends_the_service(bus: MemoryBus, settin
     with pytest.raises(ExceptionGroup) as caught:
         await serve(App("trainer", None, {}, [fail]), bus, settings)
     assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_of_what_ends_a_service_people_get_a_line_each_and_a_traceback_only_of_mistakes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> App[Any]:
+        inner = ExceptionGroup("", [Reject("the trainer on host (pid 7) has taken over")])
+        raise ExceptionGroup("", [inner, ZeroDivisionError()])
+
+    monkeypatch.setattr(service, "_on_signals", lambda _: None)
+    monkeypatch.setattr(service, "_connect_and_serve", fail)
+    with structlog.testing.capture_logs() as told:
+        assert await service._main("trainer", fail, settings) == 1
+    expected, mistake = told
+    assert (expected["event"], expected["problem"]) == (
+        "cannot go on",
+        "the trainer on host (pid 7) has taken over",
+    )
+    assert "exc_info" not in expected
+    assert isinstance(mistake["exc_info"], ZeroDivisionError)
 
 
 async def test_what_a_job_returns_is_published(bus: MemoryBus) -> None:

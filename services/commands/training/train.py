@@ -102,7 +102,7 @@ async def _session(
             command = await new_run(bus, prepared, datetime.now(UTC))
         else:
             assert resume is not None
-            run = places.find_run(resume, root)
+            run = places.named_run(resume, root)
             command = ResumeRun(run_id=run.run_id, request_id=request_id())
         return await ask_and_follow(bus, command, console)
 

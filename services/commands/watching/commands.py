@@ -56,9 +56,9 @@ async def find(argument: str | None, bus: Bus | None, root: Path) -> Watched:
     """The run that an argument names, else the newest one.
 
     Raises:
-        BundleError: There is none, or nothing is known of it.
+        BundleError: There is none, nothing is known of it, or something in its bundle leads out of it.
     """
-    run = await runs.locate(argument, bus, root)
+    run = places.checked(await runs.locate(argument, bus, root))
     records = await bus.events(run.run_id) if bus is not None else []
     known = bool(records)
     fold = fold_all(run.run_id, records or await runs.past(run, bus))

@@ -291,8 +291,8 @@ class RunState:
         return [kind for kind in needed if kind != "loop" or self.stages]
 
     def past(self, sequence: int) -> RunState:
-        """This state, having passed over events that cannot be read."""
-        return self._with(sequence=max(sequence, self.sequence))
+        """This state, having passed over events that cannot be read, or change nothing."""
+        return self if sequence <= self.sequence else self._with(sequence=sequence)
 
     def knowing(self, message_id: str, sequence: int) -> RunState:
         """This state, having read an event."""

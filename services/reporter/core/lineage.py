@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.reporter.core.story import Attempt
-from shared.events import ChunkDone
+from shared.events import ChunkDone, GateDecided, Message, Stage
+
+JUDGED = (ChunkDone.name, GateDecided.name)
+"""Events that say which updates count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,30 @@ def lineage(attempts: Iterable[Attempt]) -> list[Piece]:
         attempts: Those of one stage, in order; without a gate yet they do not count.
     """
     return [
-        Piece(done.attempt, done.start_step, end, done.history)
-        for done, end in _counting(attempts)
-        if done.history is not None
+        Piece(each.attempt, each.start, each.end, each.history)
+        for each in _counting(attempts)
+        if each.history is not None
     ]
 
 
 def ends(attempts: Iterable[Attempt]) -> dict[int, int]:
     """Attempt -> where those of its updates end that count; one of which none counts is left out."""
-    return {done.attempt: end for done, end in _counting(attempts)}
+    return {each.attempt: each.end for each in _counting(attempts)}
+
+
+def judged(messages: Iterable[Message], stage: Stage) -> Iterator[Attempt]:
+    """A stage's attempts as their gates come, with what `lineage` asks for; none is kept.
+
+    Args:
+        messages: Of one run, in order; at least those of `JUDGED`.
+        stage: The stage.
+    """
+    done: dict[int, ChunkDone] = {}
+    for message in messages:
+        if isinstance(message, ChunkDone) and message.stage == stage:
+            done[message.attempt] = message
+        elif isinstance(message, GateDecided) and message.stage == stage:
+            yield Attempt(done=done.pop(message.attempt, None), gate=message)
 
 
 def kept(attempts: Sequence[Attempt]) -> dict[int, str]:
@@ -70,18 +88,33 @@ def kept(attempts: Sequence[Attempt]) -> dict[int, str]:
     return found
 
 
-def _counting(attempts: Iterable[Attempt]) -> list[tuple[ChunkDone, int]]:
-    """The chunks that count, each with where what counts of it ends."""
-    found: list[tuple[ChunkDone, int]] = []
+@dataclass(slots=True)
+class _Counting:
+    """What counts of a chunk, so far."""
+
+    attempt: int
+    start: int
+    end: int
+    history: str | None
+
+
+def _counting(attempts: Iterable[Attempt]) -> list[_Counting]:
+    """The chunks that count, each as far as it does; none begins before the one before it ends."""
+    found: list[_Counting] = []
     for attempt in attempts:
         gate, done = attempt.gate, attempt.done
         if gate is None or done is None:
             continue
-        found = [*_before(found, done.start_step), (done, done.end_step)]
+        _cut(found, done.start_step)
+        found.append(_Counting(done.attempt, done.start_step, done.end_step, done.history))
         if gate.accepted_checkpoint is None:
-            found = _before(found, gate.resume_step)
+            _cut(found, gate.resume_step)
     return found
 
 
-def _before(chunks: list[tuple[ChunkDone, int]], step: int) -> list[tuple[ChunkDone, int]]:
-    return [(done, min(end, step)) for done, end in chunks if done.start_step < step]
+def _cut(chunks: list[_Counting], step: int) -> None:
+    """Let nothing count from a step on."""
+    while chunks and chunks[-1].start >= step:
+        chunks.pop()
+    if chunks:
+        chunks[-1].end = min(chunks[-1].end, step)

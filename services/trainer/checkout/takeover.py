@@ -16,6 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+from pydantic import ValidationError
+
 from services.trainer.checkout.logged import Logged
 from services.trainer.core.checkout.dialect import Dialect, by_steps
 from services.trainer.core.checkout.launch import Launch
@@ -29,6 +32,8 @@ RECORD = "launch.json"
 SETTLED_SEC = 2.0
 """A file that has not changed for so long is written whole."""
 Signature = tuple[tuple[str, int, int], ...]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -190,9 +195,15 @@ class Takeover:
 
 
 def leftovers(bundle: Bundle) -> Iterator[Takeover]:
-    """Launches whose trainer was killed before it took over what they wrote."""
+    """Launches whose trainer was killed before it took over what they wrote; none with a broken record."""
     for record in sorted(_folder(bundle).glob(f"*/{RECORD}")):
-        yield Takeover(bundle, record.parent, Launch.model_validate_json(record.read_bytes()))
+        try:
+            launch = Launch.model_validate_json(record.read_bytes())
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]["msg"]
+            log.warning("what a launch wrote is not taken over", record=str(record), problem=problem)
+        else:
+            yield Takeover(bundle, record.parent, launch)
 
 
 def directory(bundle: Bundle, stage: Stage, attempt: int, launch: int) -> Path:

@@ -64,12 +64,18 @@ def test_the_certificate_is_for_the_hosts_and_the_loopback_and_is_renewed_for_ot
     assert certificates.Certificate.read(made / keys.SERVER).hosts == names
     other = worldloop("keys", "init", "--dir", str(made), "--host", "elsewhere").exception
     assert isinstance(other, UsageError)
-    assert "keys renew" in str(other)
+    assert f"keys renew --dir {made} --host nats --host 192.0.2.7 --host elsewhere`" in str(other)
     authority = (made / keys.CA).read_bytes()
     worldloop("keys", "renew", "--dir", str(made), "--host", "elsewhere")
     assert certificates.Certificate.read(made / keys.SERVER).hosts == (*certificates.ALWAYS, "elsewhere")
     assert (made / keys.CA).read_bytes() == authority
     ssl.create_default_context().load_cert_chain(made / keys.SERVER, made / keys.SERVER_KEY)
+
+
+def test_a_host_may_be_written_in_other_ways(worldloop: Invoke, tmp_path: Path) -> None:
+    again = ("keys", "init", "--dir", str(tmp_path), "--host", "Nats.Example.org", "--host", "2001:DB8:0::1")
+    assert worldloop(*again).exit_code == 0
+    assert worldloop(*again).exit_code == 0
 
 
 def test_show_names_users_ends_and_problems_and_no_seed(

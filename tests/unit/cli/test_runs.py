@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from services.commands import runs
 from services.commands.watching import follow
-from shared.bus.journal import from_line, to_line
+from shared.bus.journal import from_line, journal, to_line
 from shared.bus.memory import Broker, MemoryBus
 from shared.bus.protocol import Consumer
 from shared.errors import BundleError, UsageError
@@ -76,6 +76,14 @@ def test_a_line_that_is_still_being_written_is_no_event_yet(
     path = bundle / "Logs" / "events.jsonl"
     path.write_text(path.read_text()[:-20])
     assert len(worldloop("events", "--json").stdout.splitlines()) == len(story) - 1
+
+
+def test_events_of_some_names_are_read_alone(place: Path, story: list[Event]) -> None:
+    path = write_bundle(place, publish(Broker(), story)) / "Logs" / "events.jsonl"
+    wanted = ("gate_decided", "run_started")
+    found = [record.message for record in journal(path, wanted)]
+    assert found == [event for event in story if event.name in wanted]
+    assert len({event.name for event in story}) > len({event.name for event in found}) == len(wanted)
 
 
 def test_a_broken_line_is_named(place: Path, story: list[Event], worldloop: Invoke) -> None:
@@ -146,6 +154,20 @@ def test_an_operators_wish_reaches_the_gatekeeper(
     assert isinstance(retune, RetuneRun)
     assert (retune.changes, retune.stage) == ({"learning_rate": 1e-4, "log_interval": 50}, "dynamics")
     assert all(command.run_id == RUN for command in taken)
+
+
+def test_what_leads_out_of_a_bundle_keeps_it_from_being_read_and_no_wish_from_the_gatekeeper(
+    server: Broker, story: list[Event], worldloop: Invoke, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    bundle = write_bundle(place, publish(server, story[:3]))
+    (bundle / "docs").symlink_to(place)
+    taken = answering(server, monkeypatch)
+    assert worldloop("stop", RUN).exit_code == 0
+    assert [command.name for command in taken] == ["stop_run"]
+    assert "leads out of the bundle" in str(worldloop("status", RUN).exception)
+    assert "leads out of the bundle" in str(worldloop("status").exception)
+    server.log.clear()
+    assert "leads out of the bundle" in str(worldloop("events").exception)
 
 
 def test_a_refused_wish_says_why(

@@ -56,7 +56,7 @@ def test_every_event_twice_tells_the_same_story() -> None:
     for recorded in story.log:
         state = fold(fold(state, recorded), recorded)
     for recorded in story.log:
-        state = fold(state, recorded)
+        assert fold(state, recorded) is state
     assert state == story.state
 
 

@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
-from services.inference.checkout import PLACE, run_checkout
+from services.inference.checkout import run_checkout
 from services.inference.core.markers import read
 from services.inference.script import end, links
 from services.inference.trial import run_trial
 from services.inference.world import Cancelled
-from shared.bundle import Bundle
+from shared.bundle import Bundle, check_inside
 from shared.checkout import locate
 from shared.config import RunConfig
-from shared.errors import WorldloopError
+from shared.errors import BundleError, WorldloopError
 from shared.events import STAGES, EvaluateInference, InferenceDone, RunSpec
 from tests.standins import checkouts
 
@@ -148,7 +148,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     for name in ("STANDIN_FAIL", "PYTHONDONTWRITEBYTECODE"):
         monkeypatch.delenv(name, raising=False)
     yield found
-    end(found.bundle.inference_results / PLACE)
+    end(found.bundle.script_place)
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -170,7 +170,7 @@ def gone(pids: list[int]) -> bool:
 
 def test_a_clean_test_reports_the_number_that_gates_the_checkpoints_and_the_picture(stand: Stand) -> None:
     before = checkouts.digest(stand.checkout)
-    (stand.bundle.inference_results / ".checkout" / "results").mkdir(parents=True)  # of a killed service
+    (stand.bundle.script_place / "results").mkdir(parents=True)  # of a killed service
     found = stand.run()
     assert found["ok"], found["problem"]
     assert (found["mse_standard"], found["gated_by"], found.get("mse")) == (0.012611, "mse_standard", None)
@@ -318,8 +318,17 @@ def test_a_script_whose_service_was_killed_is_ended_before_the_next_test(
         service.kill()
         service.wait()
     assert all(psutil.pid_exists(pid) for pid in orphans)
-    with links(stand.checkout, stand.bundle.inference_results / PLACE):
+    with links(stand.checkout, stand.bundle.script_place):
         assert gone(orphans)
+
+
+def test_the_links_to_the_checkout_keep_no_command_from_the_bundle(stand: Stand) -> None:
+    with links(stand.checkout, stand.bundle.script_place) as place:
+        assert any(each.is_symlink() for each in place.iterdir())
+        check_inside(stand.bundle.root)
+        place.rename(stand.bundle.root / ".checkout")
+        with pytest.raises(BundleError, match="leads out of the bundle"):
+            check_inside(stand.bundle.root)
 
 
 def test_a_video_is_kept_and_a_second_picture_of_the_same_second_too(

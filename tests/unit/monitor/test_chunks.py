@@ -67,6 +67,17 @@ def test_an_old_chunk_that_is_heard_of_late_does_not_end_the_watch_on_the_one_th
     assert not chunks.closed(key(started(attempt=2)))
 
 
+def test_a_chunk_whose_evidence_is_not_out_is_not_closed_by_the_next_one(started: Start, done: Done) -> None:
+    chunks, end = Chunks(), done(attempt=1)
+    for event in (started(attempt=1), end, started(attempt=5)):
+        chunks.fold(event, 100)
+    assert not chunks.closed(key(end))
+    for event in (cpu_evidence(end), artifacts(end)):
+        chunks.fold(event, 110)
+    assert chunks.closed(key(end))
+    assert chunks.closed(key(started(attempt=4)))
+
+
 def test_the_end_of_a_run_ends_the_watch(started: Start) -> None:
     chunks, start = Chunks(), started()
     chunks.fold(start, 100)

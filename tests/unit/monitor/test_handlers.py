@@ -353,6 +353,17 @@ async def test_a_monitor_that_is_far_behind_catches_up_without_reading_the_run_a
     assert [chunk.first.attempt for chunk in deps.chunks.running()] == [3]
 
 
+async def test_a_late_start_finds_the_chunk_that_is_in_its_second_launch(
+    restart: Restart, bus: MemoryBus, started: Start
+) -> None:
+    deps = await restart()
+    for event in (started(attempt=1), started(attempt=2), started(attempt=2, launch=2)):
+        await bus.publish(event)
+    await chunk_started(started(attempt=1), deps)
+    (chunk,) = deps.chunks.running()
+    assert (chunk.first.launch, chunk.launch.launch) == (1, 2)
+
+
 async def test_a_chunk_without_a_beginning_still_gets_evidence(
     restart: Restart, bundle: Bundle, done: Done
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 
 from services.trainer.checkout import signs
@@ -314,6 +315,17 @@ def test_what_a_killed_trainer_left_is_found_with_its_meaning(tmp_path: Path) ->
     found.finish(died=True)
     assert load_checkpoint(bundle.checkpoint("video_tokenizer", 8)).step == 8
     assert list(leftovers(bundle)) == []
+
+
+def test_what_was_left_with_a_broken_record_is_named_and_left_alone(tmp_path: Path) -> None:
+    bundle = Bundle(tmp_path, RUN_NAME)
+    whole = launched(bundle, start=7, end=10, offset=7, saved=(0,))
+    broken = directory(bundle, "video_tokenizer", 1, 1)
+    broken.mkdir()
+    (broken / "launch.json").write_bytes(b'{"stage": "video_tokenizer", "att')
+    with structlog.testing.capture_logs() as told:
+        assert [each.directory for each in leftovers(bundle)] == [whole.directory]
+    assert [each["record"] for each in told] == [str(broken / "launch.json")]
 
 
 def test_steps_that_were_misread_never_come_into_the_lineage(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from services.trainer import turn
 from services.trainer.turn import Turn
 from shared.bus.memory import MemoryBus
+from shared.bus.wire import Envelope
 from shared.errors import WorldloopError
 from shared.events import NO_RUN, Heartbeat, LauncherKilled, TrainerStarted
 from shared.settings import Settings
@@ -96,6 +98,37 @@ async def test_the_trainer_before_it_in_its_own_state_directory_is_not_waited_fo
         await trainer(bus, tmp_path / "a").take()
         await trainer(bus, tmp_path / "a").take()
         await trainer(bus, tmp_path / "b", node_rank=1).take()
+
+
+async def test_one_with_a_copy_of_its_state_directory_on_another_host_is_waited_for(
+    bus: MemoryBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with beating(bus):
+        await trainer(bus, tmp_path / "a").take()
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        second = trainer(bus, tmp_path / "b")
+        monkeypatch.setattr(second, "_host", "another")
+        taking = asyncio.create_task(second.take())
+        await asyncio.sleep(PATIENCE_SEC)
+        assert not taking.done()
+    await taking
+    assert [each.host for each in await started(bus)] == [socket.gethostname(), "another"]
+
+
+async def test_an_event_that_nobody_can_read_keeps_no_trainer_from_its_work(
+    bus: MemoryBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.broker.put(Envelope(f"worldloop.{NO_RUN}.event.trainer_started", b"{}", {"ce-id": "x"}))
+    append, tried = bus.append, list[int]()
+
+    async def counted(event: TrainerStarted, *, after: int) -> int:
+        tried.append(after)
+        assert len(tried) < 50
+        return await append(event, after=after)
+
+    monkeypatch.setattr(bus, "append", counted)
+    await trainer(bus, tmp_path / "a").take()
+    assert tried == [*[0] * (turn.UNREADABLE + 1), 1]
 
 
 async def test_one_that_came_back_is_waited_for_anew(bus: MemoryBus, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.reporter.core.lineage import lineage
+from services.reporter.core.lineage import judged, lineage
 from services.reporter.core.page.fold import PageFold, fold_all
 from services.reporter.core.page.model import ROWS, Note, Page, StageRow
 from services.reporter.core.page.table import Table
@@ -98,6 +98,7 @@ def test_what_was_rolled_back_is_what_the_reports_say(story: Story) -> None:
     assert told is not None
     fold = fold_all(RUN_ID, story.log)
     for stage in STAGES:
+        assert lineage(judged((record.message for record in story.log), stage)) == lineage(told.of(stage))
         counting = {piece.attempt: piece.end for piece in lineage(told.of(stage))}
         for attempt in told.of(stage):
             done, gate = attempt.done, attempt.gate
