@@ -46,7 +46,7 @@ async def chunk_done(message: ChunkDone, deps: Deps) -> list[Message]:
     """Close the chunk's window: its evidence, less what is out already."""
     if deps.chunks.closed(key(message)):
         return []
-    if deps.chunks.get(key(message)) is None and not deps.chunks.closed(key(message)):  # not seen to begin
+    if deps.chunks.get(key(message)) is None:  # this process did not see it begin
         deps.chunks.fold_all(await deps.bus.events(message.run_id))
     if deps.chunks.closed(key(message)):
         return []

@@ -58,7 +58,7 @@ class Deps:
     """Run -> what this process put into its file last; of one that is not there, the file is looked at."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     exporting: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """A run is told from all its events: of many at once, memory holds one."""
+    """One export at a time: of the gates of a run that wait, only the newest is exported."""
 
 
 async def event(message: Event, deps: Deps) -> list[Message]:
@@ -120,9 +120,8 @@ async def _catch_up(run_id: str, bundle: Bundle, deps: Deps) -> None:
     async with deps.writing:
         missing = await deps.bus.events(run_id, after=last_sequence(bundle.events))
         if any(isinstance(each, RunFinished) for each in _messages(missing)):
-            await _keep_page(
-                run_id, bundle, deps
-            )  # first: who waits for the end in the file has all files then
+            # first: who waits for the end in the file has all files then
+            await _keep_page(run_id, bundle, deps)
         append_events(bundle.events, missing)
         if missing:
             before = deps.written.get(run_id)
@@ -149,9 +148,8 @@ async def _export(gate: GateDecided, bundle: Bundle, deps: Deps) -> None:
 
 
 def _write_export(bundle: Bundle, run_id: str, stage: Stage) -> None:
-    told = _messages(
-        journal(bundle.events, JUDGED)
-    )  # caught up with a moment ago, and nearer than the server
+    # the file was caught up with a moment ago, and is nearer than the server
+    told = _messages(journal(bundle.events, JUDGED))
     write_gate_export(bundle, run_id, stage, lineage(judged(told, stage)))
 
 
