@@ -113,12 +113,12 @@ class Chunks:
                 chunk = self._chunks.get(key(event))
                 if chunk is not None and chunk.ended is None:
                     chunk.ended = time
+                    self._close_complete(chunk)
             case GpuEvidence() | ArtifactEvidence():
                 chunk = self._chunks.get(key(event))
                 if chunk is not None:
                     chunk.published.add(event.name)
-                    if chunk.complete:
-                        self._close(chunk)
+                    self._close_complete(chunk)
             case AlertRaised():
                 self._alert(event, time)
             case RunFinished():
@@ -137,6 +137,10 @@ class Chunks:
         """Take the next recorded event."""
         if isinstance(record.message, Event):
             self.fold(record.message, record.time.timestamp())
+
+    def _close_complete(self, chunk: Chunk) -> None:
+        if chunk.complete:
+            self._close(chunk)
 
     def _close(self, chunk: Chunk) -> None:
         del self._chunks[chunk.key]

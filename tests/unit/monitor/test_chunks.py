@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from services.monitor.core.chunks import Chunks, key
@@ -38,6 +39,20 @@ def test_a_chunk_is_closed_when_both_evidences_are_out(started: Start, done: Don
     chunks.fold(artifacts(end), 111)
     assert chunks.get(key(end)) is None
     assert chunks.closed(key(end))
+
+
+def test_a_chunk_is_closed_in_whatever_order_its_end_and_its_evidence_come(
+    started: Start, done: Done
+) -> None:
+    end = done()
+    for order in itertools.permutations((end, cpu_evidence(end), artifacts(end))):
+        chunks = Chunks()
+        chunks.fold(started(), 100)
+        for event in order:
+            assert chunks.get(key(end)) is not None
+            chunks.fold(event, 110)
+        assert chunks.get(key(end)) is None, [event.name for event in order]
+        assert chunks.closed(key(end))
 
 
 def test_a_closed_chunk_stays_closed_when_old_events_come_again(started: Start, done: Done) -> None:
