@@ -17,6 +17,8 @@ import pytest
 from hypothesis import example, given
 
 from services.bundles.run import state_of
+from services.commands.terminal.view import view
+from services.commands.watching.render import line, progress_line
 from services.gatekeeper.keeper import Keeper
 from services.monitor.core.chunks import Chunks
 from services.monitor.gpus import Nvml
@@ -25,6 +27,7 @@ from services.reporter.core.notices import Place, notice
 from services.reporter.core.page.fold import PageFold
 from services.reporter.core.page.listing import Listing
 from services.reporter.core.story import tell
+from services.reporter.page.lines import plain
 from services.trainer.core import ledger
 from services.trainer.inventory import Inventory
 from services.trainer.trainer import Trainer
@@ -32,7 +35,7 @@ from shared.bundle import Bundle
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.memory import MemoryBus
 from shared.errors import BundleError, Reject
-from shared.events import Event, Message, OperatorRequested, RunStarted, StopChunk
+from shared.events import Event, GateDecided, Message, OperatorRequested, RunStarted, StopChunk, TrainProgress
 from shared.service import App, Jobs, Runs, serve
 from shared.settings import Settings
 from tests.conftest import NatsServer
@@ -50,7 +53,16 @@ def asked(request: Any, **arguments: Any) -> OperatorRequested:
     return OperatorRequested(run_id=RUN_ID, request=request, request_id="x", arguments=arguments)
 
 
+def first_gate(**changes: Any) -> list[Message]:
+    """The ordinary run up to its first gate, which decided something else."""
+    at, gate = next((at, each) for at, each in enumerate(ORDINARY) if isinstance(each, GateDecided))
+    return [*ORDINARY[:at], gate.model_copy(update=changes), *ORDINARY[at + 1 : at + 3]]
+
+
 @thoroughly
+@example(first_gate(decision="stop"))
+@example(first_gate(decision_on_resume="stop"))
+@example([*ORDINARY[:4], progress(ORDINARY[0].run_id, stage="video_tokenizer", eta_sec=1.7e308)])
 @example([asked("start_run", spec={}), *ORDINARY[1:9]])
 @example([*ORDINARY[:5], asked("stop_run", spec=[]), asked("retune_run", stage=[1], changes={"a": 1})])
 @given(histories(ORDINARY))
@@ -61,8 +73,13 @@ def test_what_is_told_of_a_run_can_always_be_folded_and_shown(messages: list[Mes
         page.take(record)
         listing.take(record)
         notice(record.message, records, Place("/runs", None))
-    json.dumps(page.patch(NOON.timestamp()))
-    page.page(NOON.timestamp(), live=True).model_dump_json()
+        line(record)
+        if isinstance(record.message, TrainProgress):
+            progress_line(record.message)
+    json.loads(plain(page.patch(NOON.timestamp())), parse_constant=pytest.fail)  # browsers know no NaN
+    shown = page.page(NOON.timestamp(), live=True)
+    json.loads(plain(shown), parse_constant=pytest.fail)
+    view(shown, {}, width=100)
     tell(records)
     Chunks().fold_all(records)
     ledger.fold(records).unfinished()

@@ -9,7 +9,18 @@ import pytest
 
 from shared.bus.wire import dead, decode, encode, published, service_of
 from shared.errors import MessageError
-from shared.events import MESSAGES, AlertRaised, Heartbeat, Message, RunSpec, RunStarted, StopChunk, subject
+from shared.events import (
+    MESSAGES,
+    AlertRaised,
+    Heartbeat,
+    Message,
+    OperatorRequested,
+    RunSpec,
+    RunStarted,
+    StopChunk,
+    subject,
+)
+from tests.messages import progress
 
 RUN = "20260101_000000"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -88,6 +99,41 @@ def test_what_is_no_message_names_subject_field_and_problem(
         decode(subject, data)
     assert str(caught.value).startswith(f"{subject}: ")
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        ("eta_sec", "Infinity"),
+        ("loss", "NaN"),
+        ("loss", "-1e999"),
+        ("step", str(2**64)),
+        ("step", str(-(2**63) - 1)),
+        ("frames_per_sec", str(10**400)),
+    ],
+)
+def test_a_number_that_arithmetic_cannot_be_trusted_with_is_refused(field: str, number: str) -> None:
+    reading = encode(progress(RUN), source="/worldloop/trainer", time=NOON)
+    document = json.loads(reading.data)
+    data = json.dumps(document | {field: "here"}).replace('"here"', number).encode()
+    with pytest.raises(MessageError, match=rf"no valid train_progress: {field}: .*(finite|64 bits)"):
+        decode(reading.subject, data)
+
+
+def test_a_number_is_looked_for_wherever_a_document_may_have_one() -> None:
+    spec = {"profile": "demo", "policy": {"gatekeeper": {"limits": [1, {"loss": 0}]}}}
+    asked = OperatorRequested(run_id=RUN, request="start_run", request_id="1", arguments={"spec": spec})
+    sent = encode(asked, source="/worldloop/gatekeeper", time=NOON)
+    assert decode(sent.subject, sent.data) == asked
+    with pytest.raises(MessageError, match=r"arguments\.spec\.policy\.gatekeeper\.limits\.1\.loss: "):
+        decode(sent.subject, sent.data.replace(b'"loss":0', b'"loss":1e999'))
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0])
+def test_integers_of_64_bits_travel(number: int) -> None:
+    reading = progress(RUN).model_copy(update={"step": number})
+    sent = encode(reading, source="/worldloop/trainer", time=NOON)
+    assert decode(sent.subject, sent.data) == reading
 
 
 def test_a_message_without_readable_headers_has_the_time_it_was_stored() -> None:

@@ -7,7 +7,6 @@ the empty page itself is had without the token.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from importlib.resources import files as resources
 from typing import Any, cast, get_args
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -29,7 +28,7 @@ from services.reporter.page.door import Door
 from services.reporter.page.headers import CHECKED, NEVER_KEPT
 from services.reporter.page.histories import Histories
 from services.reporter.page.incoming import RefusedError, body
-from services.reporter.page.lines import Stream
+from services.reporter.page.lines import Stream, plain
 from shared.bus.protocol import Bus
 from shared.errors import BundleError, BusError, WorldloopError
 from shared.events import RUN_ID, STAGES, Stage
@@ -192,12 +191,7 @@ def create_app(site: Site) -> Starlette:
 
 
 def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] = NEVER_KEPT) -> Response:
-    text = (
-        value.model_dump_json()
-        if isinstance(value, BaseModel)
-        else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    )
-    return Response(text, status, headers=headers, media_type="application/json")
+    return Response(plain(value), status, headers=headers, media_type="application/json")
 
 
 def _whole(text: str | None, name: str) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from services.reporter.page.headers import SAFE
@@ -25,8 +25,8 @@ def encode(event: str, data: str) -> bytes:
 
 
 def plain(value: Any) -> str:
-    """JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON on one line, as browsers read it: a number that is not finite is null."""
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 class Line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,6 +10,7 @@ from typing import Any
 from services.reporter.core.page.fold import PageFold, fold_all
 from services.reporter.core.story import tell
 from services.reporter.page.histories import Histories
+from services.reporter.page.lines import plain
 from shared.bundle import Bundle, write_atomic
 from shared.bus.protocol import Recorded
 from shared.errors import BundleError
@@ -73,7 +73,7 @@ def _document(page: dict[str, Any], histories: dict[str, Any]) -> str:
 
 
 def _element(name: str, value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = plain(value).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 

@@ -114,9 +114,9 @@ def _chunk_length(state: RunState, stage: StageState, event: GateDecided, parame
 
 
 def _next(event: GateDecided) -> Next | None:
-    if event.next_target_step is None:
+    order = _ORDERS.get(event.decision_on_resume or event.decision)
+    if order is None or event.next_target_step is None:
         return None
-    order = _ORDERS[event.decision_on_resume or event.decision]
     return Next(order, event.resume_from, event.resume_step, event.next_target_step)
 
 

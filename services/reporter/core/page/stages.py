@@ -31,6 +31,8 @@ from shared.events import (
 )
 
 ORDER: tuple[GateStage, ...] = get_args(GateStage)
+LONGEST_SEC = 1e10
+"""Three centuries: an end further away is none that anybody waits for, and no date."""
 
 
 @dataclass(slots=True)
@@ -175,7 +177,7 @@ class Stages:
             loss=message.loss,
             learning_rate=message.learning_rate,
             frames_per_sec=message.frames_per_sec,
-            eta=time + message.eta_sec if message.eta_sec > 0 else None,
+            eta=time + message.eta_sec if 0 < message.eta_sec < LONGEST_SEC else None,
         )
         self._speed(message.stage, message.frames_per_sec)
 
