@@ -39,12 +39,12 @@ def told_codes(
         return inferred
     if settings.actions == "random":
         return guessed_codes(inferred, np.arange(world.actions_total), layout, settings.seed)
-    codes = np.array(settings.action_codes, np.int64)
-    if codes.max() >= world.actions_total:
+    if (highest := max(settings.action_codes)) >= world.actions_total:
         raise UsageError(
-            f"action_codes: {codes.max()} is no action of these models; their codes are "
+            f"action_codes: {highest} is no action of these models; their codes are "
             f"0 .. {world.actions_total - 1}"
         )
+    codes = np.array(settings.action_codes, np.int64)
     return _from_table(inferred, given_codes(codes, len(inferred[0]), layout), layout)
 
 

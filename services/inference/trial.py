@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import torch
+from pydantic import ValidationError
 
 from services.inference.artifacts import write_artifacts
 from services.inference.checkout import run_checkout
@@ -61,6 +62,11 @@ def run_trial(
     except WorldloopError as error:
         log.warning("the inference test failed", problem=str(error))
         fields = {"ok": False, "problem": str(error)}
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in (error.title, *problem["loc"]))
+        log.warning("the inference test cannot be run as asked", place=place, problem=problem["msg"])
+        fields = {"ok": False, "problem": f"{place}: {problem['msg']}"}
     except (MemoryError, torch.OutOfMemoryError) as error:
         log.exception("the inference test ran out of memory")
         fields = {"ok": False, "problem": f"out of memory: {error}. Lower inference.clips"}

@@ -85,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     config = configuration(write_recording(directory / RECORDING, moving_square()))
     bundle = Bundle(directory / RUN_ID, RUN_NAME)
     bundle.root.mkdir()
-    return _run(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
+    return run_of(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def tiny_run(trained: TinyRun, tmp_path: Path) -> TinyRun:
     """A run whose files a test may change, with its recording beside it."""
     shutil.copytree(trained.bundle.root.parent, tmp_path, dirs_exist_ok=True)
     bundle = Bundle(tmp_path / RUN_ID, RUN_NAME)
-    return _run(bundle, configuration(tmp_path / RECORDING), dict(trained.checkpoints))
+    return run_of(bundle, configuration(tmp_path / RECORDING), dict(trained.checkpoints))
 
 
-def _run(bundle: Bundle, config: RunConfig, checkpoints: dict[Stage, str]) -> TinyRun:
+def run_of(bundle: Bundle, config: RunConfig, checkpoints: dict[Stage, str]) -> TinyRun:
     spec = RunSpec(
         bundle=str(bundle.root),
         run_name=bundle.run_name,
