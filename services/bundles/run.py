@@ -13,7 +13,7 @@ from services.gatekeeper.core.state import RunState
 from shared.bundle import Bundle
 from shared.bus.journal import read_journal
 from shared.bus.protocol import Recorded
-from shared.errors import BundleError, UsageError
+from shared.errors import BundleError, MessageError, UsageError
 from shared.events import Status
 
 EVENTS = Bundle(Path(), "").events
@@ -53,11 +53,13 @@ def state_of(records: list[Recorded]) -> RunState:
     """What the gatekeeper knows after events; there is at least one.
 
     Raises:
-        BundleError: The run asks for what cannot be used.
+        BundleError: The run asks for what cannot be used, or an event contradicts itself.
     """
     run_id = records[0].message.run_id
     try:
         return reduce(fold, records, RunState(run_id))
+    except MessageError as error:
+        raise BundleError(str(error)) from None
     except ValidationError as error:
         raise BundleError(f"{run_id}: the run asks for what cannot be used: {error}") from None
 

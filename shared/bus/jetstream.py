@@ -143,8 +143,13 @@ class JetStreamBus:
         raw = await self._last(f"worldloop.{run_id}.event.{name}")
         if raw is None:
             return None
+        try:
+            message = decode(raw.subject, raw.data)
+        except MessageError as error:
+            log.warning("a message cannot be read", subject=raw.subject, problem=str(error))
+            return None
         time, source = published(raw.headers, raw.time or datetime.now(UTC))
-        return Recorded(raw.seq, time, source, decode(raw.subject, raw.data))
+        return Recorded(raw.seq, time, source, message)
 
     async def follow(
         self,

@@ -59,7 +59,7 @@ def from_line(line: str) -> Recorded:
         time = datetime.fromisoformat(found["time"])
         sequence, source = int(found["sequence"]), str(found["source"])
         on_subject, data = str(found["subject"]), json.dumps(found["data"]).encode()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise MessageError(f"no CloudEvent of a run: {error!r}") from None
     return Recorded(sequence, time, source, decode(on_subject, data))
 

@@ -162,7 +162,7 @@ class Bus(Protocol):
         ...
 
     async def last_event(self, run_id: str, name: str) -> Recorded | None:
-        """The newest event of that name in a run."""
+        """The newest event of that name in a run; none if there is none that can be read."""
         ...
 
     def follow(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, ValidationError
 
 from shared.bus.protocol import DeadLetter
 from shared.errors import MessageError
 from shared.events import SERVICES, Command, Message, Service, message_class, schema_urn, subject
 
-LOWEST, HIGHEST = -(2**63), 2**64 - 1
-"""Integers that may travel."""
+LARGEST = int(sys.float_info.max)
+"""Of the integers that may travel."""
 MOST_REASON = 2000
 """Characters of a dead letter's reason: it travels in a header, and may quote what somebody sent."""
 MOST_TOKEN = 200
@@ -74,8 +74,8 @@ def decode(on_subject: str, data: bytes) -> Message:
             for problem in error.errors(include_url=False)[:5]
         )
         raise MessageError(shortened(f"{on_subject}: no valid {cls.name}: {problems}")) from None
-    if (at := _no_number(from_json(data))) is not None:
-        problem = "a number that is not finite, or an integer of more than 64 bits"
+    if (at := _no_number(message)) is not None:
+        problem = "a number that is not finite, or larger than any double"
         raise MessageError(shortened(f"{on_subject}: no valid {cls.name}: {'.'.join(at)}: {problem}"))
     if subject(message) != on_subject:
         raise MessageError(f"{on_subject}: run_id: the payload is of run {message.run_id}")
@@ -85,18 +85,22 @@ def decode(on_subject: str, data: bytes) -> Message:
 def _no_number(value: object) -> list[str] | None:
     """The path to the first number that arithmetic cannot be trusted with; none if there is none.
 
-    JSON has no limits; those that all its readers share are I-JSON's (RFC 7493, 2.2).
+    JSON sets no limits; what all its readers share is the double (RFC 7493, 2.2).
     """
     items: Iterable[tuple[object, object]]
     match value:
-        case dict():
-            items = value.items()
-        case list():
-            items = enumerate(value)
+        case str() | bool() | None:
+            return None
         case float():
             return None if math.isfinite(value) else []
         case int():
-            return None if LOWEST <= value <= HIGHEST else []
+            return None if -LARGEST <= value <= LARGEST else []
+        case dict():
+            items = value.items()
+        case list() | tuple():
+            items = enumerate(value)
+        case BaseModel():
+            items = vars(value).items()
         case _:
             return None
     for key, each in items:

@@ -134,6 +134,11 @@ async def test_the_last_event_of_a_name(bus: Bus) -> None:
     assert record.sequence == (await bus.events(RUN))[1].sequence
 
 
+async def test_an_event_that_cannot_be_read_is_no_last_one(bus: Bus, put_raw: PutRaw) -> None:
+    await put_raw(Envelope(f"worldloop.{RUN}.event.run_started", b"{}", {"ce-id": "x"}))
+    assert await bus.last_event(RUN, "run_started") is None
+
+
 # --- append -----------------------------------------------------------------------------------------------
 
 

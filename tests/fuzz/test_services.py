@@ -88,6 +88,7 @@ def test_what_is_told_of_a_run_can_always_be_folded_and_shown(messages: list[Mes
 
 
 @thoroughly
+@example(first_gate(decision_on_resume="stop"))
 @given(histories(ORDINARY))
 def test_the_next_run_gets_its_turn_whatever_is_said_of_the_one_before(messages: list[Message]) -> None:
     async def live() -> None:

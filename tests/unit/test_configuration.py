@@ -206,6 +206,8 @@ def test_a_typo_on_the_command_line_is_recognized() -> None:
         ("batch_size_per_gpu", "true", "True cannot be used. It should be a valid integer"),
         ("batch_size_per_gpu", "0", "0 cannot be used. It should be greater than 0"),
         ("learning_rate", ".nan", "it must be finite. Give a number"),
+        ("learning_rate", "[1, {x: -.inf}]", "it must be finite. Give a number"),
+        ("log_interval", "9" * 400, "it must be finite. Give a number"),
         ("learning_rate", "-1", "-1 cannot be used. It should be greater than 0"),
         ("optimizer", "sgd", "'sgd' cannot be used. It should be 'adamw' or 'muon'"),
         ("embed_dim", "[1, 2]", "[1, 2] cannot be used. It should be a valid integer"),

@@ -107,8 +107,9 @@ def test_what_is_no_message_names_subject_field_and_problem(
         ("eta_sec", "Infinity"),
         ("loss", "NaN"),
         ("loss", "-1e999"),
-        ("step", str(2**64)),
-        ("step", str(-(2**63) - 1)),
+        ("loss", '"nan"'),
+        ("step", str(10**400)),
+        ("step", f'"-{10**400}"'),
         ("frames_per_sec", str(10**400)),
     ],
 )
@@ -116,7 +117,7 @@ def test_a_number_that_arithmetic_cannot_be_trusted_with_is_refused(field: str, 
     reading = encode(progress(RUN), source="/worldloop/trainer", time=NOON)
     document = json.loads(reading.data)
     data = json.dumps(document | {field: "here"}).replace('"here"', number).encode()
-    with pytest.raises(MessageError, match=rf"no valid train_progress: {field}: .*(finite|64 bits)"):
+    with pytest.raises(MessageError, match=rf"no valid train_progress: {field}: .*finite"):
         decode(reading.subject, data)
 
 
@@ -129,8 +130,8 @@ def test_a_number_is_looked_for_wherever_a_document_may_have_one() -> None:
         decode(sent.subject, sent.data.replace(b'"loss":0', b'"loss":1e999'))
 
 
-@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0])
-def test_integers_of_64_bits_travel(number: int) -> None:
+@pytest.mark.parametrize("number", [10**300, -(2**64), 0])
+def test_integers_travel_as_far_as_arithmetic_goes(number: int) -> None:
     reading = progress(RUN).model_copy(update={"step": number})
     sent = encode(reading, source="/worldloop/trainer", time=NOON)
     assert decode(sent.subject, sent.data) == reading

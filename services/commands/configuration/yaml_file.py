@@ -91,5 +91,12 @@ def _parse(text: str, shown: str) -> Any:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value can be meant: no infinity and no NaN."""
-    return not isinstance(value, float) or math.isfinite(value)
+    """Whether a value can be meant: no infinity, no NaN, and no integer beyond both in it."""
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False

@@ -47,6 +47,18 @@ def test_a_torn_end_is_cut_off(log: Log, bundle: Bundle, torn: bytes) -> None:
     assert bundle.events.read_bytes() == whole
 
 
+def test_a_whole_line_that_only_another_version_understands_is_kept(log: Log, bundle: Bundle) -> None:
+    log.begin().chunk(1, 0, 5)
+    append_events(bundle.events, log.records[:3])
+    *_, last = bundle.events.read_text().splitlines()
+    line = json.loads(last) | {"subject": f"worldloop.{RUN}.event.of_tomorrow", "sequence": 9, "data": {}}
+    with bundle.events.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    whole = bundle.events.read_bytes()
+    assert last_sequence(bundle.events) == 9
+    assert bundle.events.read_bytes() == whole
+
+
 def test_every_torn_end_of_the_file_is_repaired(log: Log, bundle: Bundle) -> None:
     log.begin().chunk(1, 0, 5)
     append_events(bundle.events, log.records)

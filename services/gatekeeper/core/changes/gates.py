@@ -9,6 +9,7 @@ from services.gatekeeper.core.changes.onward import advance, end
 from services.gatekeeper.core.detectors import STAGNATION
 from services.gatekeeper.core.ladders import halved, rung_after
 from services.gatekeeper.core.state import Accepted, Next, RunState, StageState
+from shared.errors import MessageError
 from shared.events import (
     ContinueChunk,
     Document,
@@ -114,9 +115,11 @@ def _chunk_length(state: RunState, stage: StageState, event: GateDecided, parame
 
 
 def _next(event: GateDecided) -> Next | None:
-    order = _ORDERS.get(event.decision_on_resume or event.decision)
-    if order is None or event.next_target_step is None:
+    if event.next_target_step is None:
         return None
+    order = _ORDERS.get(event.decision_on_resume or event.decision)
+    if order is None:
+        raise MessageError(f"{event.id}: decision_on_resume: after {event.decision}, a next target needs one")
     return Next(order, event.resume_from, event.resume_step, event.next_target_step)
 
 

@@ -31,8 +31,8 @@ from shared.events import (
 )
 
 ORDER: tuple[GateStage, ...] = get_args(GateStage)
-LONGEST_SEC = 1e10
-"""Three centuries: an end further away is none that anybody waits for, and no date."""
+LATEST = 1e11
+"""Unix time, in the year 5138: an end that is later is none that anybody waits for."""
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Stages:
                 eta += (row.target - row.step) / row.updates_per_sec
             else:
                 return None
-        return eta
+        return _awaited(eta)
 
     def begin(self, spec: RunSpec) -> None:
         """What the run is to do is known."""
@@ -177,7 +177,7 @@ class Stages:
             loss=message.loss,
             learning_rate=message.learning_rate,
             frames_per_sec=message.frames_per_sec,
-            eta=time + message.eta_sec if 0 < message.eta_sec < LONGEST_SEC else None,
+            eta=_awaited(time + message.eta_sec) if message.eta_sec > 0 else None,
         )
         self._speed(message.stage, message.frames_per_sec)
 
@@ -307,3 +307,7 @@ def _first_row(spec: RunSpec, stage: GateStage, parameters: Mapping[str, Any]) -
         checkpoint=optional_link(given),
         best=None,
     )
+
+
+def _awaited(eta: float | None) -> float | None:
+    return eta if eta is not None and eta < LATEST else None

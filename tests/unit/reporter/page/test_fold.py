@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from services.reporter.core.page.fold import PageFold, fold_all
 from services.reporter.core.page.model import ROWS, Note, Page, StageRow
 from services.reporter.core.page.table import Table
 from services.reporter.core.story import tell
+from services.reporter.page.lines import plain
 from shared.bus.protocol import Backlog, Recorded
 from shared.events import STAGES, GpuSample, Heartbeat, Telemetry
 from tests.messages import progress
@@ -169,6 +171,20 @@ def test_progress_moves_the_stage_and_its_eta() -> None:
     late = message.model_copy(update={"attempt": 9, "step": 1})
     fold.take(telemetry(late, now))
     assert row(fold.page(now.timestamp()), "video_tokenizer").step == 7
+
+
+@pytest.mark.parametrize("eta_sec", [1e11, 1.7e308])
+def test_an_end_in_thousands_of_years_is_not_known(eta_sec: float) -> None:
+    records = timed(Story(outcomes={("video_tokenizer", 1): Outcome(in_work=True)}).play())
+    fold = fold_all(RUN_ID, records)
+    fold.take(telemetry(progress(RUN_ID, stage="video_tokenizer", eta_sec=eta_sec), records[-1].time))
+    page = fold.page(records[-1].time.timestamp())
+    assert row(page, "video_tokenizer").step == 1
+    assert (row(page, "video_tokenizer").eta, page.eta) == (None, None)
+
+
+def test_what_is_not_finite_is_null_for_browsers() -> None:
+    assert plain({"loss": [math.inf, -math.inf, math.nan, 0.5]}) == '{"loss":[null,null,null,0.5]}'
 
 
 def test_a_healthy_run_says_so_everywhere() -> None:
