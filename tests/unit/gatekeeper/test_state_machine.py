@@ -341,8 +341,8 @@ DEEP = {
 """What the fixed examples must pass through: a test that never gets there holds nothing.
 
 Which examples are drawn depends on the constants of all modules that were imported before: what the fixed
-ones did not meet, others are drawn for. Evidence that comes late is rarer; `test_regressions` holds it event by
-event.
+ones did not meet, others are drawn for. Evidence that comes late is rarer; `test_regressions` holds it event
+by event.
 """
 
 
