@@ -33,7 +33,7 @@ test: $(READY)  ## all tests, by two processes side by side
 chaos: $(READY)  ## every fault of docs/reliability.md, within 50 minutes on 2 cores; the last line is the summary
 	$(BIN)/python -m tests.chaos
 
-fuzz: $(READY)  ## forty times as many damaged files, messages and arguments as `make test` tries (half an hour)
+fuzz: $(READY)  ## forty times as many damaged files, messages and arguments as `make test` tries (a quarter of an hour)
 	WORLDLOOP_FUZZ_EXAMPLES=1000 $(BIN)/pytest tests/fuzz --timeout 3600
 
 compose-check: $(READY) $(DATASET)  ## compose.yaml for real: needs Docker Compose and root, about 15 minutes

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.testclient import WebSocketDenialResponse
+from starlette.types import ASGIApp
 from starlette.types import Message as Sent
 from starlette.websockets import WebSocketDisconnect
 
@@ -76,6 +77,29 @@ bodies = st.one_of(
 thoroughly = tries(2)
 
 
+async def ask(
+    app: ASGIApp, method: str, path: str, query: bytes, header: dict[bytes, bytes], body: bytes
+) -> int:
+    """The status of an application's answer."""
+    parts: list[Sent] = [{"type": "http.request", "body": body, "more_body": False}]
+    answers: list[Sent] = []
+
+    async def receive() -> Sent:
+        return parts.pop() if parts else {"type": "http.disconnect"}
+
+    async def send(message: Sent) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": b"", "query_string": query,
+        "headers": [*(USUAL | header).items()], "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8700),
+        "scheme": "http", "root_path": "", "http_version": "1.1",
+    }  # fmt: skip
+    async with asyncio.timeout(10):
+        await app(scope, receive, send)
+    return int(answers[0]["status"])
+
+
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Any]:
     """Asks a page with one run; the status and the body of its answer."""
@@ -94,29 +118,10 @@ def live(tmp_path: Path) -> Iterator[Any]:
         following.append(asyncio.create_task(board.follow()))
         await board.rows()
 
-    async def ask(method: str, path: str, query: bytes, header: dict[bytes, bytes], body: bytes) -> int:
-        parts: list[Sent] = [{"type": "http.request", "body": body, "more_body": False}]
-        answers: list[Sent] = []
-
-        async def receive() -> Sent:
-            return parts.pop() if parts else {"type": "http.disconnect"}
-
-        async def send(message: Sent) -> None:
-            answers.append(message)
-
-        scope = {
-            "type": "http", "method": method, "path": path, "raw_path": b"", "query_string": query,
-            "headers": [*(USUAL | header).items()], "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8700),
-            "scheme": "http", "root_path": "", "http_version": "1.1",
-        }  # fmt: skip
-        async with asyncio.timeout(10):
-            await app(scope, receive, send)
-        return int(answers[0]["status"])
-
     following: list[asyncio.Task[None]] = []
     with asyncio.Runner() as runner:
         runner.run(begin())
-        yield lambda *request: runner.run(ask(*request))
+        yield lambda *request: runner.run(ask(app, *request))
 
 
 def test_the_live_page_answers_whatever_is_asked(live: Any) -> None:
@@ -125,6 +130,7 @@ def test_the_live_page_answers_whatever_is_asked(live: Any) -> None:
     @thoroughly
     @example("GET", "/api/runs", b"", {}, b"")
     @example("GET", f"/{'a' * 5_000}.html", b"", {}, b"")
+    @example("GET", "/index.html/", b"\xea", {}, b"")
     @example("POST", f"/api/runs/{RUN_ID}/actions/retune", b"", {}, WISH[:-1])
     @example("POST", f"/api/runs/{RUN_ID}/actions/retune", b"", {}, WISH)
     @given(st.sampled_from(["GET", "POST", "HEAD"]), addresses, queries, headers, bodies)
@@ -135,6 +141,25 @@ def test_the_live_page_answers_whatever_is_asked(live: Any) -> None:
 
     one()
     assert {200, 202, 400, 404} <= statuses
+
+
+def test_the_page_of_the_game_answers_whatever_is_asked() -> None:
+    app = Stage(PaintingEngine(), Legend((Code(IDLE, None, False, 1.0, 1.0),), IDLE)).client.app  # noqa: FBT003
+    statuses = set()
+
+    @tries()
+    @example("GET", "/", b"", {}, b"")
+    @example("GET", "/\n", b"", {}, b"")
+    @example("GET", "/play.js", b"\xea", {}, b"")
+    @example("GET", "/play.js/", b"\xea", {}, b"")
+    @given(st.sampled_from(["GET", "POST", "HEAD"]), addresses, queries, headers, bodies)
+    def one(method: str, path: str, query: bytes, header: dict[bytes, bytes], body: bytes) -> None:
+        status = asyncio.run(ask(app, method, path, query, header, body))
+        statuses.add(status)
+        assert status < 500
+
+    one()
+    assert {200, 404} <= statuses
 
 
 MESSAGES = (

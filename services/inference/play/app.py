@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from importlib.resources import files
@@ -87,12 +87,14 @@ def create_app(
 
     access = Access(config.token)
 
-    async def asset(request: HttpRequest) -> Response:
-        if not host_allowed(request.headers.get("host"), names):
-            return PlainTextResponse("Not a name of this server. Name it with --host.", 403)
-        name, kind = PAGE[request.url.path]
-        content = files(__package__).joinpath("page", name).read_bytes()
-        return Response(content, media_type=kind, headers=HEADERS)
+    def asset(name: str, kind: str) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def answer(request: HttpRequest) -> Response:
+            if not host_allowed(request.headers.get("host"), names):
+                return PlainTextResponse("Not a name of this server. Name it with --host.", 403)
+            content = files(__package__).joinpath("page", name).read_bytes()
+            return Response(content, media_type=kind, headers=HEADERS)
+
+        return answer
 
     async def play(socket: WebSocket) -> None:
         if not origin_allowed(socket.headers.get("origin"), socket.headers.get("host"), names):
@@ -129,8 +131,10 @@ def create_app(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    routes = [Route(path, asset, methods=["GET"]) for path in PAGE]
-    return Starlette(routes=[*routes, WebSocketRoute("/play", play)], lifespan=lifespan)
+    routes = [Route(path, asset(*found), methods=["GET"]) for path, found in PAGE.items()]
+    app = Starlette(routes=[*routes, WebSocketRoute("/play", play)], lifespan=lifespan)
+    app.router.redirect_slashes = False  # an address with one more names nothing, whatever its query is
+    return app
 
 
 async def _locked(socket: WebSocket, access: Access) -> str | None:

@@ -164,7 +164,7 @@ def create_app(site: Site) -> Starlette:
             except BusError as error:
                 return _json({"error": str(error)}, status=503)
             except (WorldloopError, OSError) as error:
-                log.warning("a request failed", path=request.url.path, problem=str(error))
+                log.warning("a request failed", path=request.scope["path"], problem=str(error))
                 return _json({"error": str(error)}, status=500)
 
         return answer
@@ -175,7 +175,7 @@ def create_app(site: Site) -> Starlette:
     def post(path: str, handler: Handler, *, everybody: bool = False) -> Route:
         return Route(path, guarded(handler, everybody=everybody), methods=["POST"])
 
-    return Starlette(
+    app = Starlette(
         routes=[
             get("/", site.asset, everybody=True),
             post("/api/session", site.door.login, everybody=True),
@@ -188,6 +188,8 @@ def create_app(site: Site) -> Starlette:
             get("/{name}", site.asset, everybody=True),
         ]
     )
+    app.router.redirect_slashes = False  # an address with one more names nothing, whatever its query is
+    return app
 
 
 def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] = NEVER_KEPT) -> Response:
