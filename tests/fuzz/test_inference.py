@@ -12,23 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.inference.trial import run_trial
-from shared.bundle import Bundle
 from shared.config import InferenceConfig
 from shared.events import STAGES, EvaluateInference
 from tests.fuzz import memory
 from tests.fuzz.absurd import PATHS, documents
 from tests.fuzz.effort import tries
-from tests.unit.inference.conftest import (
-    RECORDING,
-    RUN_ID,
-    RUN_NAME,
-    TinyRun,
-    configuration,
-    moving_square,
-    run_of,
-    save,
-    write_recording,
-)
+from tests.unit.inference.conftest import RUN_ID, TinyRun, trained_in
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CRASHED = re.compile(r"[\w.]*([Ee]rror|Exception): |out of memory")
@@ -62,11 +51,7 @@ changes = st.one_of(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """A run that can be tested; no test changes its files but for pictures."""
-    directory = tmp_path_factory.mktemp("trained")
-    config = configuration(write_recording(directory / RECORDING, moving_square()))
-    bundle = Bundle(directory / RUN_ID, RUN_NAME)
-    bundle.root.mkdir()
-    return run_of(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
+    return trained_in(tmp_path_factory.mktemp("trained"))
 
 
 @tries(0.4)

@@ -81,11 +81,7 @@ def save(bundle: Bundle, stage: Stage, config: RunConfig) -> str:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """The run that each test gets a copy of."""
-    directory = tmp_path_factory.mktemp("trained")
-    config = configuration(write_recording(directory / RECORDING, moving_square()))
-    bundle = Bundle(directory / RUN_ID, RUN_NAME)
-    bundle.root.mkdir()
-    return run_of(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
+    return trained_in(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
@@ -93,10 +89,18 @@ def tiny_run(trained: TinyRun, tmp_path: Path) -> TinyRun:
     """A run whose files a test may change, with its recording beside it."""
     shutil.copytree(trained.bundle.root.parent, tmp_path, dirs_exist_ok=True)
     bundle = Bundle(tmp_path / RUN_ID, RUN_NAME)
-    return run_of(bundle, configuration(tmp_path / RECORDING), dict(trained.checkpoints))
+    return _run(bundle, configuration(tmp_path / RECORDING), dict(trained.checkpoints))
 
 
-def run_of(bundle: Bundle, config: RunConfig, checkpoints: dict[Stage, str]) -> TinyRun:
+def trained_in(directory: Path) -> TinyRun:
+    """A new run in a directory, beside its recording."""
+    config = configuration(write_recording(directory / RECORDING, moving_square()))
+    bundle = Bundle(directory / RUN_ID, RUN_NAME)
+    bundle.root.mkdir()
+    return _run(bundle, config, {stage: save(bundle, stage, config) for stage in STAGES})
+
+
+def _run(bundle: Bundle, config: RunConfig, checkpoints: dict[Stage, str]) -> TinyRun:
     spec = RunSpec(
         bundle=str(bundle.root),
         run_name=bundle.run_name,
