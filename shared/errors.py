@@ -17,6 +17,8 @@ WorldloopError                 anything we raise on purpose; its text says what 
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 
 class WorldloopError(Exception):
     """Root of the tree. The text is a sentence for the person at the terminal."""
@@ -109,3 +111,17 @@ class Retry(HandlerOutcome):
 
 class Reject(HandlerOutcome):
     """Never deliver the message again; it goes to the dead letters with this reason."""
+
+
+def complaints(error: ValidationError, whole: str = "") -> list[str]:
+    """What a validation found: each time the key and the problem, never what was given.
+
+    Args:
+        error: The validation's.
+        whole: Stands for the key where the problem is of no single one; empty for nothing.
+    """
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"]) or whole
+        found.append(f"{key}: {problem['msg']}" if key else problem["msg"])
+    return found

@@ -21,7 +21,7 @@ from shared.bundle import Bundle
 from shared.config import InferenceConfig, RunConfig
 from shared.datasets.frames import FramesDataset
 from shared.datasets.names import found_in
-from shared.errors import BundleError, WorldloopError
+from shared.errors import BundleError, WorldloopError, complaints
 from shared.events import EvaluateInference, InferenceDone, RunSpec
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -63,10 +63,9 @@ def run_trial(
         log.warning("the inference test failed", problem=str(error))
         fields = {"ok": False, "problem": str(error)}
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in (error.title, *problem["loc"]))
-        log.warning("the inference test cannot be run as asked", place=place, problem=problem["msg"])
-        fields = {"ok": False, "problem": f"{place}: {problem['msg']}"}
+        problem = f"{error.title}: {complaints(error)[0]}"
+        log.warning("the inference test cannot be run as asked", problem=problem)
+        fields = {"ok": False, "problem": problem}
     except (MemoryError, torch.OutOfMemoryError) as error:
         log.exception("the inference test ran out of memory")
         fields = {"ok": False, "problem": f"out of memory: {error}. Lower inference.clips"}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from shared.bus.protocol import DeadLetter
-from shared.errors import MessageError
+from shared.errors import MessageError, complaints
 from shared.events import SERVICES, Command, Message, Service, message_class, schema_urn, subject
+from shared.finite import not_finite
 
-LARGEST = int(sys.float_info.max)
-"""Of the integers that may travel."""
 MOST_REASON = 2000
 """Characters of a dead letter's reason: it travels in a header, and may quote what somebody sent."""
 MOST_TOKEN = 200
@@ -69,44 +66,14 @@ def decode(on_subject: str, data: bytes) -> Message:
     try:
         message = cls.model_validate_json(data, extra="forbid" if issubclass(cls, Command) else "ignore")
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
-            for problem in error.errors(include_url=False)[:5]
-        )
+        problems = "; ".join(complaints(error, "payload")[:5])
         raise MessageError(shortened(f"{on_subject}: no valid {cls.name}: {problems}")) from None
-    if (at := _no_number(message)) is not None:
+    if (at := not_finite(message)) is not None:
         problem = "a number that is not finite, or larger than any double"
         raise MessageError(shortened(f"{on_subject}: no valid {cls.name}: {'.'.join(at)}: {problem}"))
     if subject(message) != on_subject:
         raise MessageError(f"{on_subject}: run_id: the payload is of run {message.run_id}")
     return message
-
-
-def _no_number(value: object) -> list[str] | None:
-    """The path to the first number that arithmetic cannot be trusted with; none if there is none.
-
-    JSON sets no limits; what all its readers share is the double (RFC 7493, 2.2).
-    """
-    items: Iterable[tuple[object, object]]
-    match value:
-        case str() | bool() | None:
-            return None
-        case float():
-            return None if math.isfinite(value) else []
-        case int():
-            return None if -LARGEST <= value <= LARGEST else []
-        case dict():
-            items = value.items()
-        case list() | tuple():
-            items = enumerate(value)
-        case BaseModel():
-            items = vars(value).items()
-        case _:
-            return None
-    for key, each in items:
-        if (path := _no_number(each)) is not None:
-            return [str(key), *path]
-    return None
 
 
 def published(headers: Mapping[str, str] | None, otherwise: datetime) -> tuple[datetime, str]:

@@ -126,6 +126,8 @@ class World:
 
     async def stopped(self) -> ChunkPlan:
         """Start the first run and stop it in its first chunk, whose plan it was; nobody answers by itself."""
+        self.answering = False
+        self.gatekeeper()
         await self.start()
         await self.sent(ChunkCommand)
         await self.ask(StopRun)
@@ -281,8 +283,6 @@ async def test_the_second_run_waits_for_the_first(world: World) -> None:
 
 
 async def test_a_resumed_run_goes_behind_those_that_are_there(world: World) -> None:
-    world.answering = False
-    world.gatekeeper()
     await world.stopped()
     await world.start(SECOND)
     await world.sent(ChunkCommand, count=2)
@@ -300,8 +300,6 @@ async def test_a_run_that_ended_long_ago_is_let_go_and_comes_back_when_it_is_res
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "MOST_ENDED", 0)
-    world.answering = False
-    world.gatekeeper()
     plan = await world.stopped()
     await world.forgets()
     await world.bus.publish(gpu_evidence(plan))  # late: nothing hangs on it
@@ -332,8 +330,6 @@ async def test_a_run_is_not_let_go_while_its_operator_is_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "MOST_ENDED", 0)
-    world.answering = False
-    world.gatekeeper()
     plan = await world.stopped()
     append = world.newest.append
 

@@ -19,11 +19,12 @@ from pydantic_core import ErrorDetails
 
 from services.commands.configuration.dotted_keys import KeyPath, Setting, closest, find, leaves
 from services.commands.configuration.files import Tree, file_settings, profile_settings, unknown_key
-from services.commands.configuration.yaml_file import is_finite, read_value
+from services.commands.configuration.yaml_file import read_value
 from services.policy import Policy
 from shared.config import BACKBONE, RunConfig
 from shared.errors import ConfigurationError
 from shared.events import SERVICES, STAGES
+from shared.finite import not_finite
 
 SECTIONS: tuple[KeyPath, ...] = (
     ("training",),
@@ -172,7 +173,7 @@ def _put(merged: dict[KeyPath, Setting], setting: Setting) -> None:
 
 
 def _check_value(setting: Setting) -> None:
-    if not is_finite(setting.value):
+    if not_finite(setting.value) is not None:
         raise _error(setting, "it must be finite", "Give a number")
     if setting.path in CHECKPOINT_KEYS and setting.value is not None:
         raise _error(

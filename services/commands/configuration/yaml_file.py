@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -88,15 +87,3 @@ def _parse(text: str, shown: str) -> Any:
         raise ConfigurationError(shown, "", "it is nested too deeply", "Correct the YAML") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(shown, "", f"it is no YAML ({error})", "Correct the YAML") from None
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value can be meant: no infinity, no NaN, and no integer beyond both in it."""
-    if isinstance(value, dict):
-        return all(map(is_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(is_finite, value))
-    try:
-        return not isinstance(value, int | float) or math.isfinite(value)
-    except OverflowError:
-        return False

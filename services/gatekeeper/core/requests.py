@@ -7,6 +7,7 @@ from pydantic import JsonValue, ValidationError
 from services.gatekeeper.config import Policy
 from services.gatekeeper.core.state import RunState, StageState
 from shared.config import ALIGNED, BACKBONE, KNOBS, RunConfig, StageConfig
+from shared.errors import complaints
 from shared.events import (
     STAGES,
     CommandRejected,
@@ -79,9 +80,7 @@ def _check_spec(spec: RunSpec) -> None:
         for stage in spec.stages:
             configuration.stage(stage)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise _RefusedError(f"the run's configuration cannot be used: {key}: {problem['msg']}") from None
+        raise _RefusedError(f"the run's configuration cannot be used: {complaints(error)[0]}") from None
     needed = set(STAGES) if spec.inference else {"video_tokenizer", "latent_actions"} & _upstream(spec)
     lacking = sorted(needed - set(spec.stages) - set(spec.checkpoints))
     if lacking:

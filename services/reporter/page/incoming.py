@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from shared.errors import complaints
+
 MAX_BODY = 64 * 1024
 
 
@@ -23,9 +25,7 @@ class RefusedError(Exception):
     @classmethod
     def of(cls, error: ValidationError) -> RefusedError:
         """A body that is not what was expected; what was sent is not told back."""
-        problem = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        return cls(400, f"{key}: {problem['msg']}" if key else problem["msg"])
+        return cls(400, complaints(error)[0])
 
 
 async def body(request: Request) -> bytes:

@@ -23,7 +23,7 @@ from services.trainer.checkout.logged import Logged
 from services.trainer.core.checkout.dialect import Dialect, by_steps
 from services.trainer.core.checkout.launch import Launch
 from shared.bundle import DIRECTORY_OFFSET, Bundle, checkpoint_directories, write_atomic
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, complaints
 from shared.events import Stage
 from shared.sheets import sheet_step
 
@@ -200,7 +200,7 @@ def leftovers(bundle: Bundle) -> Iterator[Takeover]:
         try:
             launch = Launch.model_validate_json(record.read_bytes())
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]["msg"]
+            problem = complaints(error)[0]
             log.warning("what a launch wrote is not taken over", record=str(record), problem=problem)
         else:
             yield Takeover(bundle, record.parent, launch)
